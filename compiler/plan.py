@@ -1,0 +1,93 @@
+"""The plan: the only thing that the compiler hands to the runtime.
+
+Plain JSON: nothing in it refers back to syntax, and a worker needs no parser to run it. Every
+setting is written out with its default; every stage has its content key.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Ref(_Record):
+    """An edge: the artifact of a stage, or one view of it (`train` or `test` of split data)."""
+
+    stage: str
+    view: str | None = None
+
+
+class PlannedStage(_Record):
+    """One node of the graph, ready to run."""
+
+    name: str
+    """Unique in the pipeline; the stages of a repeat are unique in their body."""
+    verb: str
+    """A model source (`pretrained`, `fresh`), a data source (`jsonl`, `parquet`, `csv`,
+    `environment`), a verb (`train`, `sample`, …) or `repeat`."""
+    type: str
+    """What it makes: Model, Data, Demos, Rollouts, Preferences, Ratings, Report or Files."""
+    inputs: dict[str, Ref]
+    settings: dict[str, Any]
+    formula: dict[str, Any] | None = None
+    """`train`: the algorithm (`compiler.formula.ir`); `keep`: the expression of `where`."""
+    reward: dict[str, Any] | None = None
+    """`score`, `evaluate`: a reward expression, see `compiler.rewards`."""
+    key: str = ""
+    """Content key: equal keys, equal artifacts. Empty inside a repeat, which has one key."""
+    state: Literal["cached", "run", "resume"] = "run"
+    reason: str = ""
+    estimate: dict[str, Any] = {}
+    doc: str | None = None
+    file: str = ""
+    line: int = 0
+    body: tuple[PlannedStage, ...] = ()
+    """`repeat`: its stages in order. The name of the carried model is the name of the repeat; in
+    the body a Ref to that name is the current model, and `next` names the stage that replaces
+    it."""
+    next: str | None = None
+
+
+class PlannedCheck(_Record):
+    """`check EXPR [with confidence]`: an expression over reports, see `compiler.checks`."""
+
+    text: str
+    test: dict[str, Any]
+    confidence: float | None
+    file: str
+    line: int
+
+
+class PlannedOutput(_Record):
+    """`output N as "PATH"`, the path relative to the project folder."""
+
+    ref: Ref
+    path: str
+
+
+class Plan(_Record):
+    """A whole run of one pipeline."""
+
+    edition: int
+    pipeline: str
+    file: str
+    project: str
+    """The project folder: the folder of the pipeline file. Relative paths start there."""
+    params: dict[str, Any]
+    stages: tuple[PlannedStage, ...]
+    """In an order in which inputs come first."""
+    checks: tuple[PlannedCheck, ...] = ()
+    outputs: tuple[PlannedOutput, ...] = ()
+    versions: dict[str, str] = {}
+
+    def stage(self, name: str) -> PlannedStage:
+        """The stage of that name; KeyError when there is none."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise KeyError(name)

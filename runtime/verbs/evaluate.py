@@ -1,0 +1,65 @@
+"""`evaluate`: a model answers prompts, a reward judges the answers, a report remembers them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grape.runtime.artifacts import Completion, Data, Report, Rollouts, Score
+from grape.runtime.context import Context
+from grape.runtime.stats import mean_ci95
+from grape.runtime.verbs.score import with_rewards
+from grape.runtime.verbs.selection import by_group, reward_of
+
+
+def run(context: Context, inputs: dict[str, Any]) -> Report:
+    """Sample `group` completions of each prompt and score them. A note tells mean and interval.
+
+    Raises StageError when the reward fails, see `score_rollouts`.
+    """
+    from grape.runtime.core.rollout import generate_for
+
+    settings = context.stage.settings
+    data: Data = inputs["prompts"]
+    items = data.view(context.stage.inputs["prompts"].view)[: settings["prompts"]]
+    rollouts: Rollouts = generate_for(
+        inputs["model"],
+        items,
+        group=settings["group"],
+        temperature=settings["temperature"],
+        top_p=settings["top_p"],
+        max_tokens=settings["max_tokens"],
+        stop=settings["stop"],
+        seed=settings["seed"],
+        round=context.round,
+        emit=context.emit,
+    )
+    rollouts.environment = data.environment
+    groups = by_group(with_rewards(context, rollouts).rows)
+    report = Report([_score(group) for group in groups.values()])
+    _tell(context, report)
+    return report
+
+
+def _score(group: list[Completion]) -> Score:
+    first = group[0]
+    return Score(
+        item=first.item,
+        prompt=first.prompt,
+        answer=first.answer,
+        texts=[row.text for row in group],
+        rewards=[reward_of(row) for row in group],
+        parts={part: [row.parts[part] for row in group] for part in first.parts},
+        truncated=[row.truncated for row in group],
+    )
+
+
+def _tell(context: Context, report: Report) -> None:
+    mean, low, high = mean_ci95(list(report.per_item().values()))
+    text = (
+        f"`{context.stage.name}`: mean {mean:.4g}, 95 % interval {low:.4g} to {high:.4g}, "
+        f"{len(report.scores)} items"
+    )
+    context.emit({"event": "note", "text": text})
+    metrics = {"reward": mean, "ci95_low": low, "ci95_high": high}
+    head = {"event": "metrics", "stage": context.stage.name, "round": context.round}
+    context.emit({**head, "update": context.round, **metrics})

@@ -1,0 +1,120 @@
+"""`grape.algorithm(name, …)`: one algorithm of the standard library as a function of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grape.compiler.formula.infer import infer
+from grape.compiler.formula.ir import Formula, Scalar
+from grape.dsl import ast
+from grape.dsl.nearest import did_you_mean
+from grape.dsl.parse import parse
+from grape.dsl.source import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from grape.runtime.formula import Compiled, Result
+
+LIBRARY = Path(__file__).parent.parent / "pipelines" / "std" / "algorithms"
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """A formula with its parameters filled in."""
+
+    declaration: ast.AlgorithmDecl
+    formula: Formula
+
+    @property
+    def name(self) -> str:
+        return self.formula.name
+
+    @property
+    def on(self) -> str:
+        """What it learns from: Demos, Rollouts, Preferences or Ratings."""
+        return self.formula.on
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The quantities it reads from a batch."""
+        return self.formula.needs
+
+    @property
+    def params(self) -> dict[str, Scalar]:
+        return dict(self.formula.params)
+
+    def evaluate(self, batch: Mapping[str, Tensor]) -> Result:
+        """Loss (a scalar to call `.backward()` on) and logs of a padded batch.
+
+        Token quantities are [S, T], sequence quantities [S], pair quantities [S/2] (sequences 2i
+        and 2i+1 are chosen and rejected of pair i), `mask` [S, T] bool, `group` [S] int. Raises
+        ValueError naming what is missing or has a wrong shape."""
+        return _compiled(self.formula).evaluate(batch)
+
+    def explain(self) -> str:
+        """Its mathematics, the level of each line, what it needs, and its coupling."""
+        from grape.compiler.formula.explain import explain
+
+        return explain(self.declaration, self.formula)
+
+
+@cache
+def _compiled(formula: Formula) -> Compiled:
+    from grape.runtime.formula import compile_formula
+
+    return compile_formula(formula)
+
+
+def algorithm(name: str, **params: Scalar) -> Algorithm:
+    """An algorithm of `std/algorithms` by name.
+
+    Raises ValueError for an unknown name or parameter, or a value that its formula refuses.
+    """
+    path = LIBRARY / f"{name}.grape"
+    if not path.is_file():
+        known = sorted(item.stem for item in LIBRARY.glob("*.grape"))
+        raise ValueError(f"there is no algorithm `{name}`{did_you_mean(name, known)}")
+    file, findings = parse(Source(str(path), path.read_text(encoding="utf-8")))
+    assert not findings, findings
+    declaration = next(
+        item
+        for item in file.declarations
+        if isinstance(item, ast.AlgorithmDecl) and item.name.name == name
+    )
+    return bind(declaration, params)
+
+
+def bind(declaration: ast.AlgorithmDecl, params: Mapping[str, Scalar]) -> Algorithm:
+    """An algorithm with values for its parameters, the defaults for the rest."""
+    known = {param.name.name: param for param in declaration.params}
+    name = declaration.name.name
+    for given in params:
+        if given not in known:
+            hint = did_you_mean(given, known)
+            raise ValueError(f"`{name}` has no parameter `{given}`{hint}")
+    values: dict[str, Scalar] = {}
+    for key, param in known.items():
+        if key in params:
+            values[key] = params[key]
+        elif param.default is None:
+            raise ValueError(f"`{name}` needs a value for `{key}`")
+        else:
+            values[key] = _default(param.default)
+    formula, found = infer(declaration, values)
+    if formula is None:
+        raise ValueError("; ".join(finding.message for finding in found))
+    return Algorithm(declaration, formula)
+
+
+def _default(node: ast.Expr) -> Scalar:
+    if isinstance(node, ast.Unary) and node.op == "-":
+        inner = _default(node.operand)
+        assert not isinstance(inner, str)
+        return -inner
+    assert isinstance(node, ast.Number | ast.String | ast.Bool), "library defaults are literals"
+    return node.value

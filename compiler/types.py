@@ -26,3 +26,65 @@ class ArtifactType:
 
     def __str__(self) -> str:
         return f"scored {self.name}" if self.scored else self.name
+
+
+def usable_as(made: ArtifactType, wanted: str) -> bool:
+    """Whether an artifact can be used as `wanted`: an artifact name, `scored Rollouts`,
+    `Prompts` (data with prompts), `Training data` (whatever `train` learns from) or `Text`."""
+    has = made.columns
+    data = made.name == "Data"
+    match wanted:
+        case "Prompts":
+            return data and "prompt" in has
+        case "Demos":
+            return made.name == "Demos" or (
+                data and ({"prompt", "completion"} <= has or "messages" in has)
+            )
+        case "Preferences":
+            return made.name == "Preferences" or (
+                data and {"prompt", "chosen", "rejected"} <= has
+            )
+        case "Ratings":
+            return made.name == "Ratings" or (
+                data and {"prompt", "completion", "desirable"} <= has
+            )
+        case "scored Rollouts":
+            return made.name == "Rollouts" and made.scored
+        case "Text":
+            return made.name in ("Data", "Demos")
+        case "Training data":
+            return made.name in ("Data", "Demos", "Rollouts", "Preferences", "Ratings")
+    return made.name == wanted
+
+
+def way_from(made: ArtifactType, wanted: str, name: str) -> str | None:
+    """The step that leads from what is there to what is wanted, as a hint."""
+    scored = made.name == "Rollouts" and made.scored
+    fresh = made.name == "Rollouts" and not made.scored
+    match wanted:
+        case "scored Rollouts" | "Rollouts":
+            if fresh:
+                return f"score it first: `score({name}, REWARD)`"
+            if usable_as(made, "Prompts"):
+                return f"sample it first: `sample(MODEL, {name})`"
+        case "Preferences":
+            if scored:
+                return f"pair it first: `pair({name})`"
+            if fresh:
+                return f"score it and pair it first: `score({name}, REWARD)`, then `pair(…)`"
+            if made.name == "Data":
+                return "give it templates for `prompt`, `chosen` and `rejected`"
+        case "Demos":
+            if scored:
+                return f"take the best of it first: `best({name})`"
+            if fresh:
+                return f"score it and take the best: `score({name}, REWARD)`, then `best(…)`"
+            if made.name == "Data":
+                return "give it templates for `prompt` and `completion`"
+        case "Ratings":
+            if made.name == "Data":
+                return "give it templates for `prompt`, `completion` and `desirable`"
+        case "Prompts":
+            if made.name == "Data":
+                return "give it a template for `prompt`"
+    return None

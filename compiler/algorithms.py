@@ -1,0 +1,123 @@
+"""From `algorithm = grpo(beta = 0.02)` to a `Formula`, and `where` of `keep` likewise.
+
+Formula inference itself is in `formula/`; here names and parameters are resolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from grape.compiler.constants import Scope, Value
+from grape.compiler.formula.ir import Formula
+from grape.compiler.modules import Module, known_names, lookup
+from grape.compiler.names import Refused, refuse, unknown
+from grape.compiler.params import call_values, check_declared, default_of
+from grape.dsl import ast
+from grape.dsl.findings import Finding
+
+
+def declaration_of(expr: ast.Expr, module: Module) -> tuple[ast.AlgorithmDecl, Module]:
+    """The algorithm that a call names. Raises `Refused`."""
+    if not isinstance(expr, ast.Call) or not isinstance(expr.function, ast.Name):
+        text = expr.span.text
+        hint = f"write `{text}()`" if isinstance(expr, ast.Name) else None
+        refuse("G216", f"`{text}` is no algorithm; algorithms are called", expr.span, hint=hint)
+    name = expr.function.name
+    found = lookup(module, name)
+    if found is None:
+        known = known_names(module, ast.AlgorithmDecl)
+        if name in library():
+            message = f"the algorithm `{name}` is not imported"
+            hint = f'add `use {name} from "std/algorithms"`'
+            refuse("G101", message, expr.function.span, hint=hint)
+        unknown("G101", f"there is no algorithm `{name}`", name, expr.function.span, known)
+    declaration, home = found
+    if not isinstance(declaration, ast.AlgorithmDecl):
+        refuse("G216", f"`{name}` is a reward, an algorithm is expected here", expr.span)
+    return declaration, home
+
+
+def library() -> list[str]:
+    """Names of the algorithms that ship with Grape."""
+    from grape.compiler.modules import STD
+
+    return sorted(path.stem for path in (STD / "algorithms").glob("*.grape"))
+
+
+def formula_of(
+    expr: ast.Call,
+    declaration: ast.AlgorithmDecl,
+    scope: Scope,
+    parts: frozenset[str],
+    findings: list[Finding],
+) -> Formula:
+    """The algorithm with its parameters filled in. Raises `Refused`; what inference finds in the
+    algorithm itself goes to `findings`."""
+    from grape.compiler.formula.infer import infer
+
+    check_declared(declaration.params)
+    name = declaration.name.name
+    values = call_values(name, declaration.params, expr.args, scope, expr.span)
+    formula, found = infer(declaration, _scalars(values), parts=parts)
+    findings += found
+    if formula is None:
+        raise Refused(None)
+    return formula
+
+
+def check_declaration(declaration: ast.AlgorithmDecl, findings: list[Finding]) -> None:
+    """Infer an algorithm with its defaults; one with a parameter without default is checked where
+    it is used, since its parts and values are known there. Raises `Refused`."""
+    from grape.compiler.formula.infer import infer
+
+    check_declared(declaration.params)
+    values: dict[str, Value] = {}
+    for param in declaration.params:
+        if param.default is None:
+            return
+        values[param.name.name] = default_of(param, values, declaration.name.name, param.span)
+    findings += infer(declaration, _scalars(values), parts=mentioned_parts(declaration))[1]
+
+
+def mentioned_parts(declaration: ast.AlgorithmDecl) -> frozenset[str]:
+    """The parts that an algorithm reads as `reward.PART`; which of them exist, only a use tells."""
+    found: set[str] = set()
+    for statement in declaration.body:
+        expr = statement.test if isinstance(statement, ast.SubjectTo) else statement.value
+        _collect(expr, found)
+    return frozenset(found)
+
+
+def _collect(node: Any, found: set[str]) -> None:
+    match node:
+        case ast.Member(ast.Name("reward"), part):
+            found.add(part.name)
+        case ast.Call(_, args):
+            for arg in args:
+                _collect(arg.value, found)
+        case ast.Unary(_, operand):
+            _collect(operand, found)
+        case ast.Binary(_, left, right):
+            _collect(left, found)
+            _collect(right, found)
+        case ast.Conditional(test, yes, no):
+            for side in (test, yes, no):
+                _collect(side, found)
+
+
+def condition_of(
+    expr: ast.Expr, parts: frozenset[str], findings: list[Finding]
+) -> Formula:
+    """The `where` of `keep` as a formula over Rollouts. Raises `Refused`."""
+    from grape.compiler.formula.infer import infer_expression
+
+    formula, found = infer_expression(expr, "Rollouts", parts=parts)
+    findings += found
+    if formula is None:
+        raise Refused(None)
+    return formula
+
+
+def _scalars(values: Mapping[str, Value]) -> dict[str, Any]:
+    return {name: value.plain() for name, value in values.items()}

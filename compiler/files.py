@@ -1,0 +1,82 @@
+"""Files that a pipeline reads: whether they are there, without reading or importing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from grape.compiler.graph import Stage
+from grape.compiler.names import refuse
+from grape.dsl.source import Span
+
+
+def check_files(stage: Stage, span: Span, project: Path) -> None:
+    """Refuse a data file or a model that does not exist."""
+    settings = stage.settings
+    if stage.verb in ("jsonl", "parquet", "csv"):
+        _check_data(settings["path"], span, project)
+        if not any(settings[part] is not None for part in ("prompt", "messages")):
+            message = f"`{stage.name}` says neither what its prompts nor its messages are"
+            refuse("G209", message, span, hint='add a template: `prompt = "{column}"`')
+    elif stage.verb == "pretrained":
+        _check_model(settings["source"], span, project)
+    elif stage.verb == "fresh":
+        _check_fresh(stage, span, project)
+
+
+def _check_data(path: str, span: Span, project: Path) -> None:
+    file = project / path
+    if file.is_dir():
+        refuse("G110", f'"{path}" is a folder, not a file', span)
+    if not file.is_file():
+        hint = f"paths start in the folder of the pipeline file, {project}"
+        refuse("G110", f'there is no file "{path}"', span, hint=hint)
+
+
+def _check_model(source: str, span: Span, project: Path) -> None:
+    if source.startswith("hf:"):
+        if source.removeprefix("hf:").count("/") != 1:
+            message = f'"{source}" names no model of the hub'
+            refuse("G111", message, span, hint="write `hf:organisation/name`")
+        return
+    if source.startswith("package:"):
+        _check_package(source.removeprefix("package:"), span)
+        return
+    place = project / source
+    if place.is_dir():
+        if not (place / "config.json").is_file():
+            message = f'the folder "{source}" holds no model: it has no config.json'
+            refuse("G111", message, span)
+    elif not place.is_file():
+        hint = "a model is a folder, a `.gguf` file, `package:PKG/PATH` or `hf:organisation/name`"
+        refuse("G111", f'there is no model "{source}"', span, hint=hint)
+    elif place.suffix != ".gguf":
+        refuse("G111", f'"{source}" is neither a model folder nor a `.gguf` file', span)
+
+
+def _check_package(text: str, span: Span) -> None:
+    from importlib.util import find_spec
+
+    package, _, path = text.partition("/")
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None:
+        hint = f"install the package that ships it, for example `pip install {package}`"
+        refuse("G111", f"the Python package `{package}` is not installed", span, hint=hint)
+    folders = list(spec.submodule_search_locations or [])
+    if not any((Path(folder) / path).exists() for folder in folders) or not path:
+        refuse("G111", f'the package `{package}` ships no "{path}"', span)
+
+
+def _check_fresh(stage: Stage, span: Span, project: Path) -> None:
+    settings = stage.settings
+    heads, kv_heads = settings["heads"], settings["kv_heads"] or settings["heads"]
+    if settings["hidden"] % heads or (settings["hidden"] // heads) % 2:
+        message = f"`hidden` ({settings['hidden']}) must be an even multiple of `heads` ({heads})"
+        refuse("G202", message, span)
+    if heads % kv_heads:
+        refuse("G202", f"`heads` ({heads}) must be a multiple of `kv_heads` ({kv_heads})", span)
+    tokenizer = settings["tokenizer"]
+    if tokenizer == "trained" and not stage.inputs:
+        message = "a trained tokenizer needs text: give the data as an input"
+        refuse("G203", message, span, hint='write `fresh("llama", data)` or `tokenizer = "bytes"`')
+    if tokenizer not in ("trained", "bytes") and not (project / tokenizer).is_dir():
+        refuse("G111", f'there is no tokenizer folder "{tokenizer}"', span)

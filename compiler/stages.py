@@ -1,0 +1,252 @@
+"""One node of a pipeline: a `model`, `data`, `stage` or `next` statement becomes a `Stage`.
+
+Inputs are matched to ports, settings checked against the verb's model, algorithms and rewards
+compiled. Raises `Refused` at the first thing that is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NoReturn
+
+from grape.compiler.algorithms import condition_of, declaration_of, formula_of
+from grape.compiler.constants import Value, evaluate
+from grape.compiler.files import check_files
+from grape.compiler.graph import Edge, Stage
+from grape.compiler.names import not_executed, refuse, unknown
+from grape.compiler.regions import Found, Region, resolve
+from grape.compiler.rewards import compile_reward, missing_for, parts_of
+from grape.compiler.settings import check_settings
+from grape.compiler.types import ArtifactType, usable_as, way_from
+from grape.compiler.verb import Port, Verb
+from grape.compiler.verbs import KEYWORDS, LATER, VERBS, verb
+from grape.dsl import ast
+from grape.dsl.findings import Label
+from grape.dsl.source import Span
+
+Inputs = dict[str, tuple[Found, ast.Arg]]
+
+
+def build_stage(node: ast.Node, region: Region) -> Stage:
+    """Check one node and everything it depends on. Raises `Refused`."""
+    call, made = _verb_of(node)
+    literals, options, edges, reward = _arguments(made, call, region)
+    inputs = _inputs(made, call, edges, region)
+    settings, given = check_settings(
+        made.name,
+        made.settings,
+        node.settings,
+        region.pipeline.params,
+        call.span,
+        special=made.special,
+        positional=literals,
+        seed=region.pipeline.seed,
+    )
+    if made.options:
+        settings["options"] = options
+    types = {port: found.type for port, (found, _) in inputs.items()}
+    stage = Stage(
+        name="next" if node.keyword == "next" else node.name.name,
+        verb=made.name,
+        type=made.result(types, settings),
+        inputs=tuple(found.edge(port, arg.span) for port, (found, arg) in inputs.items()),
+        settings=settings,
+        given=given | {port.name for port in made.ports if port.named and port.name in inputs},
+        span=node.span,
+        doc=node.doc,
+    )
+    check_files(stage, call.span, region.pipeline.project)
+    stage = _with_reward(stage, reward, call, types, region)
+    for name in sorted(made.required):
+        stage = _with_special(name, stage, node, inputs, region)
+    return stage
+
+
+def _verb_of(node: ast.Node) -> tuple[ast.Call, Verb]:
+    call = node.call
+    keyword = "stage" if node.keyword == "next" else node.keyword
+    if not isinstance(call, ast.Call) or not isinstance(call.function, ast.Name):
+        example = {"model": "pretrained(…)", "data": 'jsonl("…")', "stage": "train(…)"}[keyword]
+        message = f"`{node.name.name}` needs a call on the right, for example `{example}`"
+        refuse("G114", message, call.span)
+    name = call.function.name
+    if name in LATER:
+        not_executed(f"`{name}`", call.function.span)
+    if name not in VERBS:
+        message = f"there is no {_NOUNS[keyword]} `{name}`"
+        known = KEYWORDS[keyword]
+        unknown("G114", message, name, call.function.span, known, listing="there are")
+    made = verb(name)
+    if made.keyword != keyword:
+        message = f"`{name}` makes a {made.keyword}: write `{made.keyword} {node.name.name} = …`"
+        refuse("G220", message, call.function.span)
+    return call, made
+
+
+_NOUNS = {"model": "model source", "data": "data source", "stage": "verb"}
+
+Arguments = tuple[
+    dict[str, tuple[Value, Span]], dict[str, Any], dict[str, ast.Arg], ast.Arg | None
+]
+
+
+def _arguments(made: Verb, call: ast.Call, region: Region) -> Arguments:
+    """Arguments sorted out: literal settings, options, edges by port, the reward."""
+    scope = region.pipeline.params
+    literals: dict[str, tuple[Value, Span]] = {}
+    options: dict[str, Any] = {}
+    edges: dict[str, ast.Arg] = {}
+    reward: ast.Arg | None = None
+    places = [*made.literals, *(port.name for port in made.ports if not port.named)]
+    places += ["reward"] if made.reward else []
+    names = {port.name for port in made.ports} | ({"reward"} if made.reward else set())
+    positional = iter(places)
+    for arg in call.args:
+        name = arg.name.name if arg.name else next(positional, None)
+        if name is None:
+            refuse("G203", f"`{made.name}` takes {_listing(places)}; this is one more", arg.span)
+        if arg.name is not None and name not in names:
+            if not made.options:
+                _not_an_input(made, arg.name, names)
+            options[name] = evaluate(arg.value, scope).plain()
+        elif name in edges or (name == "reward" and reward is not None):
+            refuse("G102", f"`{name}` is given twice", arg.span)
+        elif name in made.literals:
+            literals[name] = (evaluate(arg.value, scope), arg.value.span)
+        elif name == "reward" and made.reward:
+            reward = arg
+        else:
+            edges[name] = arg
+    return literals, options, edges, reward
+
+
+def _not_an_input(made: Verb, name: ast.Ident, names: set[str]) -> NoReturn:
+    if name.name in made.settings.model_fields or name.name in made.special:
+        message = f"`{name.name}` is a setting of `{made.name}`; settings stand in braces"
+        refuse("G203", message, name.span, hint=f"write `{{ {name.name} = … }}` after the call")
+    message = f"`{made.name}` has no input `{name.name}`"
+    unknown("G108", message, name.name, name.span, names, listing="its inputs are")
+
+
+def _listing(places: list[str]) -> str:
+    return ", ".join(f"`{place}`" for place in places) or "nothing"
+
+
+def _inputs(made: Verb, call: ast.Call, edges: dict[str, ast.Arg], region: Region) -> Inputs:
+    inputs: Inputs = {}
+    for port in made.ports:
+        arg = edges.get(port.name)
+        if arg is None:
+            if not port.optional:
+                refuse("G203", f"`{made.name}` needs `{port.name}` in its parentheses", call.span)
+            continue
+        found = resolve(arg.value, region)
+        _accept(made, port, found, arg)
+        inputs[port.name] = (found, arg)
+    return inputs
+
+
+def _accept(made: Verb, port: Port, found: Found, arg: ast.Arg) -> None:
+    name = arg.value.span.text
+    labels = (Label(found.made_at, f"`{found.name}` is made here"),)
+    if not usable_as(found.type, port.accepts):
+        what = _describe(found.type)
+        message = f"`{made.name}` needs {port.accepts} as `{port.name}`, `{name}` is {what}"
+        hint = way_from(found.type, port.accepts, name)
+        refuse("G201", message, arg.span, labels=labels, hint=hint)
+    if found.type.split and found.view is None and port.accepts != "Text":
+        message = f"`{name}` is split; say which part is meant"
+        refuse("G222", message, arg.span, hint=f"write `{name}.train` or `{name}.test`")
+
+
+def _describe(made: ArtifactType) -> str:
+    if made.name != "Data":
+        return f"a {made}" if made.name in ("Model", "Report") else str(made)
+    parts = sorted(made.columns - {"environment"})
+    return f"data with {', '.join(parts)}" if parts else "data without templates"
+
+
+def _with_reward(
+    stage: Stage,
+    reward: ast.Arg | None,
+    call: ast.Call,
+    types: dict[str, ArtifactType],
+    region: Region,
+) -> Stage:
+    if not verb(stage.verb).reward:
+        return stage
+    if reward is None:
+        refuse("G203", f"`{stage.verb}` needs a reward, for example `exact()`", call.span)
+    pipeline = region.pipeline
+    compiled = compile_reward(reward.value, pipeline.module, pipeline.params, pipeline.project)
+    source = types["rollouts" if stage.verb == "score" else "prompts"]
+    missing = missing_for(compiled, source.columns)
+    if missing is not None:
+        hint = "give the data a template for `answer`" if "answer" in missing else None
+        refuse("G214", missing, reward.span, hint=hint)
+    made = stage.type
+    if stage.verb == "score":
+        made = replace(made, parts=frozenset(parts_of(compiled)))
+    return replace(stage, reward=compiled, type=made)
+
+
+def _with_special(
+    name: str, stage: Stage, node: ast.Node, inputs: Inputs, region: Region
+) -> Stage:
+    setting = next((s for s in node.settings if s.name.name == name), None)
+    if setting is None:
+        example = {"algorithm": "sft()", "where": "std(reward per group) > 0"}[name]
+        message = f"`{stage.verb}` needs `{name}`"
+        refuse("G209", message, node.call.span, hint=f"write `{{ {name} = {example} }}`")
+    if name == "where":
+        made = inputs["rollouts"][0].type
+        formula = condition_of(setting.value, made.parts, region.pipeline.findings)
+        if "reward" in formula.needs and not made.scored:
+            message = "`where` reads the reward, and these rollouts have none yet"
+            refuse("G201", message, setting.span, hint="score them first")
+        return replace(stage, formula=formula)
+    return _trained(stage, setting, inputs, region)
+
+
+def _trained(stage: Stage, setting: ast.Setting, inputs: Inputs, region: Region) -> Stage:
+    declaration, _ = declaration_of(setting.value, region.pipeline.module)
+    data, arg = inputs["data"]
+    learns = declaration.on.name
+    wanted = "scored Rollouts" if learns == "Rollouts" else learns
+    if not usable_as(data.type, wanted):
+        name = arg.value.span.text
+        what = _describe(data.type)
+        message = f"`{declaration.name.name}` learns from {wanted}, `{name}` is {what}"
+        labels = (Label(arg.span, "the data"),)
+        refuse(
+            "G204",
+            message,
+            setting.value.span,
+            labels=labels,
+            hint=way_from(data.type, wanted, name),
+        )
+    assert isinstance(setting.value, ast.Call)
+    pipeline = region.pipeline
+    formula = formula_of(
+        setting.value, declaration, pipeline.params, data.type.parts, pipeline.findings
+    )
+    settings = stage.settings
+    if data.type.name != "Rollouts" and "sequences_per_update" not in stage.given:
+        settings = settings | {"sequences_per_update": 16}
+    stage = replace(stage, formula=formula, settings=settings)
+    return _with_reference(stage, setting, inputs, region)
+
+
+def _with_reference(stage: Stage, setting: ast.Setting, inputs: Inputs, region: Region) -> Stage:
+    assert stage.formula is not None
+    needs = stage.formula.needs
+    if needs & {"teacher_logp", "teacher_logp_all"} and "teacher" not in inputs:
+        message = f"`{stage.formula.name}` needs a teacher, and `train` is given none"
+        refuse("G218", message, setting.span, hint="name it: `train(model, data, teacher = big)`")
+    if not needs & {"ref_logp", "ref_logp_all"} or "reference" in inputs:
+        return stage
+    edge = region.reference(inputs["model"][1].span)
+    if edge is None:
+        own = next(e for e in stage.inputs if e.port == "model")
+        edge = Edge("reference", own.source, own.view, own.span)
+    return replace(stage, inputs=(*stage.inputs, edge))

@@ -1,0 +1,41 @@
+"""`evaluate(model, prompts, reward)`: a report of rewards on held-out prompts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from grape.compiler.verb import Duration, Port, Settings, Verb, makes
+
+
+class EvaluateSettings(Settings):
+    group: Annotated[int, Field(ge=1)] = 1
+    """Completions of each prompt."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0 takes the likeliest token."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample from the likeliest tokens that hold this share of the probability."""
+    max_tokens: Annotated[int, Field(ge=1)] = 128
+    """Longest completion in tokens."""
+    stop: list[str] = []
+    """Texts that end a completion."""
+    prompts: Annotated[int, Field(ge=1)] | None = None
+    """Use only the first so many prompts; none: all."""
+    seed: int = 0
+    """Of every token, where the temperature is above 0."""
+    on_error: Literal["stop"] | float = "stop"
+    """What a completion gets when its reward fails: a number, or the run stops and shows it."""
+    timeout: Annotated[Duration, Field(gt=0)] = 10.0
+    """Longest time for the reward of one completion."""
+
+
+VERB = Verb(
+    "evaluate",
+    "stage",
+    EvaluateSettings,
+    makes("Report"),
+    "1",
+    ports=(Port("model", "Model"), Port("prompts", "Prompts")),
+    reward=True,
+)

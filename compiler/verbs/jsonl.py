@@ -1,0 +1,8 @@
+"""`jsonl("PATH")`: one JSON object a line."""
+
+from __future__ import annotations
+
+from grape.compiler.sources import DataSettings, data_type
+from grape.compiler.verb import Verb
+
+VERB = Verb("jsonl", "data", DataSettings, data_type, "1", literals=("path",))

@@ -1,0 +1,45 @@
+"""`sample(model, prompts)`: completions of prompts, with the log-probability of every token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from grape.compiler.types import ArtifactType
+from grape.compiler.verb import Port, Settings, Verb
+
+
+class SampleSettings(Settings):
+    max_tokens: Annotated[int, Field(ge=1)]
+    """Longest completion in tokens."""
+    prompts: Annotated[int, Field(ge=1)] | None = None
+    """Prompts drawn each time; none: all of them."""
+    group: Annotated[int, Field(ge=1)] = 8
+    """Completions of each prompt."""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """Scale of the randomness; 1 samples from the model itself, 0 takes the likeliest token."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample from the likeliest tokens that hold this share of the probability."""
+    stop: list[str] = []
+    """Texts that end a completion."""
+    engine: Literal["transformers"] = "transformers"
+    """What runs the model."""
+    seed: int = 0
+    """Of the choice of prompts and of every token."""
+
+
+def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:
+    columns = inputs["prompts"].columns & {"prompt", "answer", "environment"}
+    return ArtifactType("Rollouts", columns=columns)
+
+
+VERB = Verb(
+    "sample",
+    "stage",
+    SampleSettings,
+    _type,
+    "1",
+    ports=(Port("model", "Model"), Port("prompts", "Prompts")),
+)

@@ -1,0 +1,34 @@
+"""`score(rollouts, reward)`: one number for each completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from grape.compiler.types import ArtifactType
+from grape.compiler.verb import Duration, Port, Settings, Verb
+
+
+class ScoreSettings(Settings):
+    on_error: Literal["stop"] | float = "stop"
+    """What a completion gets when its reward fails: a number, or the run stops and shows it."""
+    timeout: Annotated[Duration, Field(gt=0)] = 10.0
+    """Longest time for one completion."""
+
+
+def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:
+    return replace(inputs["rollouts"], scored=True)
+
+
+VERB = Verb(
+    "score",
+    "stage",
+    ScoreSettings,
+    _type,
+    "1",
+    ports=(Port("rollouts", "Rollouts"),),
+    reward=True,
+)

@@ -1,0 +1,79 @@
+"""`train(model, data)`: optimizer steps on the objective of an algorithm."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from grape.compiler.verb import Duration, Port, Settings, Verb, makes
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Lora(Settings):
+    """`adapter = lora(…)`: train low-rank matrices beside frozen weights (Hu et al., 2021)."""
+
+    kind: Literal["lora"] = "lora"
+    """Which adapter."""
+    rank: Annotated[int, Field(ge=1)] = 16
+    """Rank of the two matrices."""
+    alpha: Annotated[float, Field(gt=0)] = 32
+    """Scale: the update is multiplied by `alpha / rank`."""
+    targets: str | list[str] = "all-linear"
+    """Which layers: `all-linear`, or a list of module names."""
+    dropout: Beta = 0.0
+    """Share of the adapter's inputs dropped in training."""
+
+
+class TrainSettings(Settings):
+    lr: Annotated[float, Field(ge=0)] = 1e-5
+    """Peak learning rate."""
+    epochs: Annotated[int, Field(ge=1)] = 1
+    """Passes over the data."""
+    sequences_per_update: Annotated[int, Field(ge=1)] | None = None
+    """Sequences of one optimizer step; none: 16 of data, the whole batch of rollouts."""
+    updates: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many optimizer steps."""
+    warmup: Fraction = 0.0
+    """Share of the steps over which the learning rate rises from 0."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes on after the warm-up."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay."""
+    betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    """Decay rates of the two moments of AdamW."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest norm of the whole gradient; none: not clipped."""
+    adapter: Lora | None = None
+    """`lora(…)` trains an adapter; none trains every weight."""
+    micro_tokens: Annotated[int, Field(ge=1)] = 4096
+    """Tokens sent through the model at once; changes memory, never the result."""
+    overlong: Literal["error", "drop"] = "error"
+    """What to do with a sequence longer than `max_length`."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Longest sequence in tokens; none: the context of the model."""
+    checkpoint: Annotated[Duration, Field(gt=0)] = 300.0
+    """How often the state is saved."""
+    optimizer: Literal["adamw"] = "adamw"
+    """The update rule."""
+    seed: int = 0
+    """Of the order of the data and of dropout."""
+
+
+VERB = Verb(
+    "train",
+    "stage",
+    TrainSettings,
+    makes("Model"),
+    "1",
+    ports=(
+        Port("model", "Model"),
+        Port("data", "Training data"),
+        Port("reference", "Model", optional=True, named=True),
+        Port("teacher", "Model", optional=True, named=True),
+    ),
+    special=frozenset({"algorithm"}),
+    required=frozenset({"algorithm"}),
+)

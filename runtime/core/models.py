@@ -1,0 +1,127 @@
+"""Models in memory and in folders: `Policy` is what flows along a Model edge.
+
+A folder is a plain Hugging Face model: safetensors weights, config, tokenizer. An adapter is merged
+when it is saved, so that every output loads with `AutoModelForCausalLM.from_pretrained`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grape.runtime.errors import StageError
+
+
+def device() -> torch.device:
+    """The accelerator when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def dtype_for(name: str) -> torch.dtype:
+    """`auto` is bfloat16 where the processor computes in it and float32 elsewhere.
+
+    Without bf16 instructions a CPU emulates bfloat16, tens of times slower than float32.
+    """
+    if name != "auto":
+        return {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}[name]
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.float32
+
+
+@dataclass(slots=True)
+class Policy:
+    """A causal language model with its tokenizer."""
+
+    kind: ClassVar[str] = "Model"
+    model: Any
+    tokenizer: Any
+    adapter: dict[str, Any] | None = None
+    updates: int = 0
+    """Optimizer steps since it was loaded: names the weights that rollouts came from."""
+
+    @property
+    def network(self) -> Any:
+        """The transformers model itself, below any adapter wrapper."""
+        return self.model.get_base_model() if self.adapter else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """Token ids that end a completion."""
+        config: Any = getattr(self.network, "generation_config", None)
+        found = config.eos_token_id if config is not None else None
+        ids = found if isinstance(found, list) else [found]
+        both = [*ids, self.tokenizer.eos_token_id]
+        return sorted({int(item) for item in both if item is not None})
+
+    @property
+    def context_length(self) -> int:
+        """The longest sequence that the model was built for, in tokens."""
+        return int(self.network.config.max_position_embeddings)
+
+    def with_adapter(self, adapter: dict[str, Any]) -> Policy:
+        """The same weights, frozen, under a new LoRA adapter."""
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=adapter["rank"],
+            lora_alpha=adapter["alpha"],
+            lora_dropout=adapter["dropout"],
+            target_modules=adapter["targets"],
+            task_type="CAUSAL_LM",
+        )
+        return Policy(get_peft_model(self.model, config), self.tokenizer, adapter)
+
+    def merged(self) -> Policy:
+        """The model with its adapter folded into the weights; itself when it has none."""
+        if not self.adapter:
+            return self
+        return Policy(self.model.merge_and_unload(), self.tokenizer, None)
+
+    def save(self, folder: Path) -> None:
+        whole = self
+        if self.adapter:  # merging is in place, and training may go on with the original
+            import copy
+
+            whole = Policy(copy.deepcopy(self.model), self.tokenizer, self.adapter).merged()
+        whole.model.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+
+    @classmethod
+    def load(cls, folder: Path, *, dtype: str = "auto") -> Self:
+        """A model from a Hugging Face folder. Raises StageError when it is none."""
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=_saved_dtype(folder, dtype), attn_implementation="sdpa"
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise StageError(
+                f"`{folder}` does not hold a model that transformers can load: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        return cls(prepared(model), tokenizer)
+
+
+def _saved_dtype(folder: Path, name: str) -> torch.dtype:
+    """Models trained in float64 for tests stay so; anything else follows the processor."""
+    import json
+
+    if name == "auto":
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "float64" in (config.get("dtype"), config.get("torch_dtype")):
+            return torch.float64
+    return dtype_for(name)
+
+
+def prepared(model: Any) -> Any:
+    """Ready for this machine: on its device, dropout off, so that log-probs are reproducible."""
+    return model.to(device()).eval()

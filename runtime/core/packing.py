@@ -1,0 +1,188 @@
+"""Sequences to micro-batches: no padding, and a prompt that several completions share runs once.
+
+A tree is one prompt with its completions. Trees lie one after another in a row; a completion's
+tokens see their prompt and themselves, whatever else is in the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One completion to learn from, with what is known of it.
+
+    `tokens` holds token quantities (one number per completion token), `scalars` sequence ones."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    group: int
+    tokens: dict[str, list[float]] = field(default_factory=dict)
+    scalars: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Micro:
+    """What one forward pass takes, [B, L], and where its results belong.
+
+    `tree` and `branch` say who sees whom (-1: padding; branch 0: the prompt). `source` [n] are
+    places in the flattened [B * L] hidden states, `targets` [n] the ids to predict there, `slots`
+    [n] the places of their log-probs in the flat tensors of the whole batch."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    tree: Tensor
+    branch: Tensor
+    source: Tensor
+    targets: Tensor
+    slots: Tensor
+
+    def mask(self) -> Tensor:
+        """Who sees whom, bool [B, 1, L, L]; padding sees itself."""
+        same = self.tree[:, :, None] == self.tree[:, None, :]
+        kin = (self.branch[:, None, :] == 0) | (
+            self.branch[:, :, None] == self.branch[:, None, :]
+        )
+        place = torch.arange(self.tree.shape[1], device=self.tree.device)
+        before = place[None, :] <= place[:, None]
+        own = torch.eye(len(place), dtype=torch.bool, device=self.tree.device)
+        real = (self.tree >= 0)[:, None, :]
+        return ((same & kin & before & real) | own)[:, None]
+
+
+def trees(
+    examples: Sequence[Example], *, share: bool, keep_groups: bool, paired: bool
+) -> list[list[list[int]]]:
+    """Units that must not be cut, each a list of trees, each a list of example numbers."""
+    units: dict[object, list[int]] = {}
+    for number, example in enumerate(examples):
+        key: object = number
+        if paired:
+            key = number // 2
+        elif keep_groups:
+            key = example.group
+        elif share:
+            key = (example.group, example.prompt)
+        units.setdefault(key, []).append(number)
+    found = []
+    for members in units.values():
+        by_prompt: dict[object, list[int]] = {}
+        for number in members:
+            by_prompt.setdefault(examples[number].prompt if share else number, []).append(number)
+        found.append(list(by_prompt.values()))
+    return found
+
+
+def tokens_of(examples: Sequence[Example], tree: Iterable[int]) -> int:
+    """Input tokens of a tree: the prompt once, completions without their last token."""
+    members = list(tree)
+    return len(examples[members[0]].prompt) + sum(
+        len(examples[number].completion) - 1 for number in members
+    )
+
+
+def micro_batches(
+    examples: Sequence[Example],
+    *,
+    budget: int,
+    keep_groups: bool,
+    paired: bool,
+    share: bool = True,
+    packed: bool = True,
+    device: torch.device | str = "cpu",
+) -> list[Micro]:
+    """Cut a batch into micro-batches of at most `budget` input tokens, units whole.
+
+    A unit larger than the budget gets a micro-batch of its own; the gradient is the same for
+    every budget. With `keep_groups` false, a shared prompt's completions may be split."""
+    units = trees(examples, share=share, keep_groups=keep_groups, paired=paired)
+    if not keep_groups and not paired:
+        units = [[part] for unit in units for tree in unit for part in _split(examples, tree, budget)]
+    starts = _starts(examples)
+    bins: list[list[list[int]]] = []
+    room = 0
+    for unit in units:
+        size = sum(tokens_of(examples, tree) for tree in unit)
+        if not bins or size > room:
+            bins.append([])
+            room = budget
+        bins[-1] += unit
+        room -= size
+    return [_micro(examples, rows, starts, packed, device) for rows in bins]
+
+
+def _split(examples: Sequence[Example], tree: list[int], budget: int) -> list[list[int]]:
+    parts: list[list[int]] = [[]]
+    for number in tree:
+        if parts[-1] and tokens_of(examples, [*parts[-1], number]) > budget:
+            parts.append([])
+        parts[-1].append(number)
+    return parts
+
+
+def _starts(examples: Sequence[Example]) -> list[int]:
+    """Where the flat values of each example begin."""
+    starts, at = [], 0
+    for example in examples:
+        starts.append(at)
+        at += len(example.completion)
+    return starts
+
+
+def _micro(
+    examples: Sequence[Example],
+    rows: list[list[int]],
+    starts: list[int],
+    packed: bool,
+    device: torch.device | str,
+) -> Micro:
+    lines = [rows] if packed else [[tree] for tree in rows]
+    width = max(sum(tokens_of(examples, tree) for tree in line) for line in lines)
+    columns: dict[str, list[list[int]]] = {name: [] for name in ("ids", "pos", "tree", "branch")}
+    source: list[int] = []
+    targets: list[int] = []
+    slots: list[int] = []
+    for row, line in enumerate(lines):
+        ids: list[int] = []
+        pos: list[int] = []
+        tree_of: list[int] = []
+        branch: list[int] = []
+        for number, tree in enumerate(line):
+            prompt = examples[tree[0]].prompt
+            last = row * width + len(ids) + len(prompt) - 1
+            ids += prompt
+            pos += range(len(prompt))
+            branch += [0] * len(prompt)
+            for twig, member in enumerate(tree, 1):
+                completion = examples[member].completion
+                first = row * width + len(ids)
+                source += [last, *range(first, first + len(completion) - 1)]
+                targets += completion
+                slots += range(starts[member], starts[member] + len(completion))
+                ids += completion[:-1]
+                pos += range(len(prompt), len(prompt) + len(completion) - 1)
+                branch += [twig] * (len(completion) - 1)
+            tree_of += [number] * (len(ids) - len(tree_of))
+        gap = width - len(ids)
+        for name, column, filler in (
+            ("ids", ids, 0),
+            ("pos", pos, 0),
+            ("tree", tree_of, -1),
+            ("branch", branch, 0),
+        ):
+            columns[name].append(column + [filler] * gap)
+    table = {name: torch.tensor(column, device=device) for name, column in columns.items()}
+    return Micro(
+        table["ids"],
+        table["pos"],
+        table["tree"],
+        table["branch"],
+        torch.tensor(source, device=device),
+        torch.tensor(targets, device=device),
+        torch.tensor(slots, device=device),
+    )

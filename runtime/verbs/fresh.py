@@ -1,0 +1,118 @@
+"""`fresh("llama")`: a new model with random weights and a tokenizer. It does not train the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from grape.runtime.artifacts import Data, Demos
+from grape.runtime.context import Context
+from grape.runtime.core.models import Policy, prepared
+from grape.runtime.errors import StageError
+
+END, PAD = "<|end|>", "<|pad|>"
+
+
+def train_tokenizer(texts: Iterator[str], vocab: int) -> PreTrainedTokenizerBase:
+    """Byte-level BPE with an end and a padding token; without texts, bytes only."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=max(vocab, len(alphabet) + 2),
+        special_tokens=[END, PAD],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END, pad_token=PAD)
+
+
+def new_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> Policy:
+    """A float32 model of the settings' size with weights from `seed`."""
+    shared: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    hidden, heads = settings["hidden"], settings["heads"]
+    if hidden % heads:
+        raise StageError(f"`hidden` ({hidden}) is not a multiple of `heads` ({heads}).")
+    inner = settings["intermediate"] or 4 * hidden
+    config: GPT2Config | LlamaConfig | Qwen2Config
+    if settings["architecture"] == "gpt2":
+        config = GPT2Config(
+            n_embd=hidden,
+            n_layer=settings["layers"],
+            n_head=heads,
+            n_inner=inner,
+            n_positions=settings["context"],
+            attn_pdrop=0.0,
+            embd_pdrop=0.0,
+            resid_pdrop=0.0,
+            **shared,
+        )
+    else:
+        kind = {"llama": LlamaConfig, "qwen2": Qwen2Config}[settings["architecture"]]
+        config = kind(
+            hidden_size=hidden,
+            num_hidden_layers=settings["layers"],
+            num_attention_heads=heads,
+            num_key_value_heads=settings["kv_heads"] or heads,
+            intermediate_size=inner,
+            max_position_embeddings=settings["context"],
+            tie_word_embeddings=True,
+            **shared,
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+    return Policy(prepared(model), tokenizer)
+
+
+def _texts(data: object) -> Iterator[str]:
+    if isinstance(data, Demos):
+        for row in data.rows:
+            yield row.prompt + row.completion
+    elif isinstance(data, Data):
+        for item in data.items:
+            parts = [item.prompt, item.completion, item.chosen, item.rejected, item.answer]
+            yield "\n".join(part for part in parts if part)
+            for turn in item.messages or []:
+                yield str(turn["content"])
+
+
+def run(context: Context, inputs: dict[str, object]) -> Policy:
+    """A new model. Raises StageError when the tokenizer's folder is not there."""
+    settings = context.stage.settings
+    tokenizer: PreTrainedTokenizerBase
+    match settings["tokenizer"]:
+        case "trained" | "bytes" as kind:
+            texts = _texts(inputs.get("data")) if kind == "trained" else iter(())
+            tokenizer = train_tokenizer(texts, settings["vocab"])
+        case name:
+            folder: Path = context.project / name
+            if not folder.is_dir():
+                raise StageError(f"There is no tokenizer folder at {folder}.")
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return new_model(settings, tokenizer, settings["seed"] + context.seed)

@@ -1,0 +1,18 @@
+"""`pretrained("SOURCE")`: loads a model that exists. It does not train it."""
+
+from __future__ import annotations
+
+from grape.runtime.context import Context
+from grape.runtime.core.models import Policy
+from grape.runtime.core.sources import pretrained
+
+
+def run(context: Context, inputs: dict[str, object]) -> Policy:
+    """The model of the stage's `source`. Raises StageError when there is none."""
+    settings = context.stage.settings
+    return pretrained(
+        settings["source"],
+        project=context.project,
+        dtype=settings["dtype"],
+        trust_remote_code=settings["trust_remote_code"],
+    )

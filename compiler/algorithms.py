@@ -106,9 +106,7 @@ def _collect(node: Any, found: set[str]) -> None:
                 _collect(side, found)
 
 
-def condition_of(
-    expr: ast.Expr, parts: frozenset[str], findings: list[Finding]
-) -> Formula:
+def condition_of(expr: ast.Expr, parts: frozenset[str], findings: list[Finding]) -> Formula:
     """The `where` of `keep` as a formula over Rollouts. Raises `Refused`."""
     from grape.compiler.formula.infer import infer_expression
 

@@ -22,7 +22,9 @@ Find = Callable[[str, Span], Stage | None]
 """The stage of a name; None when the name is no stage."""
 
 
-def compile_check(check: ast.Check, find: Find, scope: Scope) -> tuple[dict[str, Any], float | None]:
+def compile_check(
+    check: ast.Check, find: Find, scope: Scope
+) -> tuple[dict[str, Any], float | None]:
     """The test as JSON, and the confidence. Raises `Refused`."""
     test = _expression(check.test, find, scope)
     if not _decides(check.test):
@@ -108,7 +110,9 @@ def _count(args: list[Any], stage: Stage, expr: ast.Expr, scope: Scope) -> int:
         refuse("G212", "`pass_at` takes a whole number of at least 1", expr.span)
     group = stage.settings["group"]
     if value.data > group:
-        message = f"`pass_at({value.data})` needs as many completions, and `{stage.name}` has {group}"
+        message = (
+            f"`pass_at({value.data})` needs as many completions, and `{stage.name}` has {group}"
+        )
         refuse("G212", message, expr.span, hint=f"set `group = {value.data}` in `{stage.name}`")
     return int(value.data)
 

@@ -165,9 +165,7 @@ def check_groups(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding]:
 
 def _compares(stage: Stage) -> bool:
     assert stage.formula is not None
-    return any(
-        term.op == "reduce" and term.level.value == "group" for term in stage.formula.terms
-    )
+    return any(term.op == "reduce" and term.level.value == "group" for term in stage.formula.terms)
 
 
 def _samplers(stage: Stage, local: Local) -> Iterator[Stage]:

@@ -135,9 +135,7 @@ def _use(loading: Loading, module: Module, use: ast.Use) -> None:
                 loading.findings.append(refused.finding)
 
 
-def _bind(
-    loading: Loading, module: Module, use: ast.Use, ident: ast.Ident, place: Path
-) -> None:
+def _bind(loading: Loading, module: Module, use: ast.Use, ident: ast.Ident, place: Path) -> None:
     name = ident.name
     if name in module.imports:
         labels = (Label(module.imports[name].span, "first imported here"),)

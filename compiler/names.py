@@ -37,7 +37,9 @@ def refuse(
 
 def not_executed(what: str, span: Span) -> NoReturn:
     """Refuse a part of the language that this version checks but does not run."""
-    refuse("G290", f"{what} is part of the language, but this version does not execute it yet", span)
+    refuse(
+        "G290", f"{what} is part of the language, but this version does not execute it yet", span
+    )
 
 
 def unknown(

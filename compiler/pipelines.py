@@ -7,7 +7,6 @@ something in it is wrong; findings are collected on the way.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-
 from pathlib import Path
 from typing import TypeVar
 
@@ -220,5 +219,3 @@ def _check(statement: ast.Check, region: Region) -> Check:
     test, confidence = compile_check(statement, find, region.pipeline.params)
     text = statement.span.text.removeprefix("check").strip()
     return Check(text, test, confidence, statement.span)
-
-

@@ -202,9 +202,7 @@ def bind_parameters(work: Work) -> None:
         given_here = work.given if declared in chosen else {}
         try:
             check_declared(declared.params)
-            work.values[declared.name.name] = bind(
-                declared.params, given_here, declared.name.name
-            )
+            work.values[declared.name.name] = bind(declared.params, given_here, declared.name.name)
         except Refused as refused:
             if refused.finding is not None:
                 work.findings.append(refused.finding)

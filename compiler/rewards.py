@@ -190,9 +190,7 @@ def _known(module: Module, scope: Scope) -> list[str]:
     return [*scope, *BUILTINS, *known_names(module, ast.RewardDecl)]
 
 
-def _call(
-    expr: ast.Call, name: str, module: Module, scope: Scope, work: _Work
-) -> dict[str, Any]:
+def _call(expr: ast.Call, name: str, module: Module, scope: Scope, work: _Work) -> dict[str, Any]:
     declared = _declared(expr, module)
     if declared is not None:
         label = work.label(name)
@@ -332,5 +330,3 @@ def _touch(expr: ast.Expr, module: Module) -> None:
         case ast.Conditional(test, yes, no):
             for part in (test, yes, no):
                 _touch(part, module)
-
-

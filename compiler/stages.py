@@ -85,9 +85,7 @@ def _verb_of(node: ast.Node) -> tuple[ast.Call, Verb]:
 
 _NOUNS = {"model": "model source", "data": "data source", "stage": "verb"}
 
-Arguments = tuple[
-    dict[str, tuple[Value, Span]], dict[str, Any], dict[str, ast.Arg], ast.Arg | None
-]
+Arguments = tuple[dict[str, tuple[Value, Span]], dict[str, Any], dict[str, ast.Arg], ast.Arg | None]
 
 
 def _arguments(made: Verb, call: ast.Call, region: Region) -> Arguments:
@@ -190,9 +188,7 @@ def _with_reward(
     return replace(stage, reward=compiled, type=made)
 
 
-def _with_special(
-    name: str, stage: Stage, node: ast.Node, inputs: Inputs, region: Region
-) -> Stage:
+def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, region: Region) -> Stage:
     setting = next((s for s in node.settings if s.name.name == name), None)
     if setting is None:
         example = {"algorithm": "sft()", "where": "std(reward per group) > 0"}[name]

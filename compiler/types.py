@@ -41,13 +41,9 @@ def usable_as(made: ArtifactType, wanted: str) -> bool:
                 data and ({"prompt", "completion"} <= has or "messages" in has)
             )
         case "Preferences":
-            return made.name == "Preferences" or (
-                data and {"prompt", "chosen", "rejected"} <= has
-            )
+            return made.name == "Preferences" or (data and {"prompt", "chosen", "rejected"} <= has)
         case "Ratings":
-            return made.name == "Ratings" or (
-                data and {"prompt", "completion", "desirable"} <= has
-            )
+            return made.name == "Ratings" or (data and {"prompt", "completion", "desirable"} <= has)
         case "scored Rollouts":
             return made.name == "Rollouts" and made.scored
         case "Text":

@@ -16,6 +16,4 @@ class PretrainedSettings(Settings):
     """Whether Python code that comes with the model may run."""
 
 
-VERB = Verb(
-    "pretrained", "model", PretrainedSettings, makes("Model"), "1", literals=("source",)
-)
+VERB = Verb("pretrained", "model", PretrainedSettings, makes("Model"), "1", literals=("source",))

@@ -49,8 +49,8 @@ def unknown(
     names = sorted(set(known))
     close = nearest(name, names)
     if close:
-        hint = f"did you mean {' or '.join(f'`{best}`' for best in close)}?"
+        meant = f"did you mean {' or '.join(f'`{best}`' for best in close)}?"
         fix = Fix(f"write `{close[0]}`", (Edit(span, close[0]),), safe=False)
-        refuse(code, message, span, hint=hint, fix=fix if len(close) == 1 else None)
+        refuse(code, message, span, hint=meant, fix=fix if len(close) == 1 else None)
     hint = f"{listing}: {', '.join(names)}" if names and listing else None
     refuse(code, message, span, hint=hint)

@@ -7,6 +7,7 @@ something in it is wrong; findings are collected on the way.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,14 +47,14 @@ def build_graph(
     region = Region(pipeline, {}, _build)
     _declare(declared.body, region)
     for name, node in region.nodes.items():
-        _attempt(findings, lambda name=name, node=node: region.stage(name, node.name.span))
+        _attempt(findings, partial(region.stage, name, node.name.span))
     outputs = [
-        _attempt(findings, lambda s=s: _output(s, region))
+        _attempt(findings, partial(_output, s, region))
         for s in declared.body
         if isinstance(s, ast.Output)
     ]
     checks = [
-        _attempt(findings, lambda s=s: _check(s, region))
+        _attempt(findings, partial(_check, s, region))
         for s in declared.body
         if isinstance(s, ast.Check)
     ]
@@ -92,7 +93,7 @@ def _declare(body: tuple[ast.Statement, ...], region: Region) -> None:
     """Enter the nodes of a body into its region; refuse what cannot stand there."""
     findings = region.pipeline.findings
     for statement in body:
-        _attempt(findings, lambda statement=statement: _enter(statement, region))
+        _attempt(findings, partial(_enter, statement, region))
 
 
 def _enter(statement: ast.Statement, region: Region) -> None:
@@ -160,7 +161,7 @@ def _repeat(node: ast.Repeat, region: Region) -> Stage:
     _declare(node.body, body)
     step = _next_of(node)
     for name, inner in body.nodes.items():
-        _attempt(pipeline.findings, lambda name=name, i=inner: body.stage(name, i.name.span))
+        _attempt(pipeline.findings, partial(body.stage, name, inner.name.span))
     body.nodes["next"] = step
     made = _attempt(pipeline.findings, lambda: body.stage("next", step.span))
     if made is None or len(pipeline.findings) > before:

@@ -15,7 +15,7 @@ from grape.compiler.verb import Settings, Verb
 class EnvironmentSettings(Settings):
     name: Annotated[str, Field(pattern=r"^reasoning_gym:[a-z0-9_]+$")]
     """Which tasks: `reasoning_gym:NAME`."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     """Options of the task, as the environment documents them."""
     size: Annotated[int, Field(ge=1)] = 500
     """Number of items generated."""

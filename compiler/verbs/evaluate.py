@@ -18,7 +18,7 @@ class EvaluateSettings(Settings):
     """Sample from the likeliest tokens that hold this share of the probability."""
     max_tokens: Annotated[int, Field(ge=1)] = 128
     """Longest completion in tokens."""
-    stop: list[str] = []
+    stop: list[str] = Field(default=[])
     """Texts that end a completion."""
     prompts: Annotated[int, Field(ge=1)] | None = None
     """Use only the first so many prompts; none: all."""

@@ -22,7 +22,7 @@ class SampleSettings(Settings):
     """Scale of the randomness; 1 samples from the model itself, 0 takes the likeliest token."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample from the likeliest tokens that hold this share of the probability."""
-    stop: list[str] = []
+    stop: list[str] = Field(default=[])
     """Texts that end a completion."""
     engine: Literal["transformers"] = "transformers"
     """What runs the model."""

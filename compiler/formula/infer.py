@@ -321,6 +321,9 @@ def _reduction(scope: _Scope, name: str, node: ast.Call) -> int:
         raise scope.refuse("G307", f"{scope.on} have no pairs", first.per.span)
     value = _expr(scope, first.value)
     level = scope.terms.items[value].level
+    switched_off = scope.terms.value(value) == 0 and not isinstance(first.value, ast.Number)
+    if switched_off and name in ("mean", "sum", "min", "max", "median", "std", "var"):
+        return value  # a parameter of 0 removed what stood here, and its level with it
     if level is target or not covers(level, target):
         message = f"this is one number per {level}, so it cannot be reduced per {target}"
         raise scope.refuse("G302", message, first.span)

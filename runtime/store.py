@@ -1,0 +1,143 @@
+"""The store: artifacts in folders named by their content key; a folder that is there is complete.
+
+An artifact is written under `tmp/`, flushed to disk and renamed into place with its manifest, so
+that a crash leaves nothing half made. Two processes may use one store.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from grape.runtime.errors import StageError
+
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def readable_errors(root: Path) -> Iterator[None]:
+    """Turn what a disk can do to us into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full",
+            errno.EDQUOT: "the disk quota is used up",
+            errno.EACCES: "the folder may not be written",
+            errno.EPERM: "the folder may not be written",
+            errno.EROFS: "the file system is read-only",
+            errno.ENOTDIR: "a file is in the way",
+            errno.EEXIST: "a file is in the way",
+        }
+        if error.errno not in reasons:
+            raise
+        raise StageError(
+            f"the store at {root} cannot be used: {reasons[error.errno]}",
+            hint="make room or permission there, and run again: finished stages are kept",
+        ) from error
+
+
+class Store:
+    """Content-addressed folders below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, key: str) -> Path:
+        return self.root / "objects" / key
+
+    def has(self, key: str) -> bool:
+        return (self.path(key) / MANIFEST).is_file()
+
+    def manifest(self, key: str) -> dict[str, Any]:
+        """What was noted when the artifact was made."""
+        text = (self.path(key) / MANIFEST).read_text(encoding="utf-8")
+        document: dict[str, Any] = json.loads(text)
+        return document
+
+    def scratch(self, key: str) -> Path:
+        """A folder for work on an artifact; kept after a failure, so that work can go on."""
+        folder = self.root / "work" / key
+        with readable_errors(self.root):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def resumable(self, key: str) -> bool:
+        return (self.root / "work" / key / "checkpoint").is_dir()
+
+    def temporary(self) -> Path:
+        """An empty folder to write an artifact into, for `publish`."""
+        folder = self.root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        with readable_errors(self.root):
+            folder.mkdir(parents=True)
+        return folder
+
+    def publish(self, key: str, folder: Path, manifest: dict[str, Any]) -> Path:
+        """Move a finished folder into place. An artifact that is already there stays."""
+        with readable_errors(self.root):
+            text = json.dumps(manifest, indent=2, sort_keys=True)
+            (folder / MANIFEST).write_text(text, encoding="utf-8")
+            for path in folder.rglob("*"):
+                _flush(path)
+            _flush(folder)
+            target = self.path(key)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.rename(target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                shutil.rmtree(folder)
+            _flush(target.parent)
+            shutil.rmtree(self.root / "work" / key, ignore_errors=True)
+        return target
+
+    @contextmanager
+    def lock(self, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the right to make one artifact. `waiting` is called once if another process has
+        it; the kernel gives it back when that process ends, however it ends."""
+        with readable_errors(self.root):
+            folder = self.root / "locks"
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder / key, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def sweep(self) -> None:
+        """Remove what dead processes left half written."""
+        for folder in (self.root / "tmp").glob("*-*"):
+            if not _alive(int(folder.name.split("-")[0])):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -38,3 +38,30 @@ def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
         text = f"`{context.stage.name}` keeps {len(rows)} of {len(rollouts.rows)} completions"
         context.emit({"event": "note", "text": text})
     return replace(rollouts, rows=rows)
+
+
+def _passes(formula: Formula, rows: list[Completion]) -> list[bool]:
+    """The value of the expression, broadcast to one truth value for each row."""
+    import torch
+
+    from grape.compiler.formula.levels import Level
+    from grape.runtime.formula import compile_formula
+    from grape.runtime.layout import Layout
+
+    layout = Layout.from_lengths([len(row.ids) for row in rows], [row.group for row in rows])
+    values = {name: torch.tensor(_quantity(name, rows)).double() for name in formula.needs}
+    value = compile_formula(formula).value(values, layout)
+    level = formula.terms[formula.objective].level
+    if level is Level.GROUP:
+        value = value[layout.sequence_group]
+    elif level is Level.BATCH:
+        value = value.expand(len(rows))
+    return [bool(passed) for passed in value.tolist()]
+
+
+def _quantity(name: str, rows: list[Completion]) -> list[float]:
+    if name.startswith("reward."):
+        return [row.parts[name.removeprefix("reward.")] for row in rows]
+    if name in ("behavior_logp", "old_logp"):
+        return [logp for row in rows for logp in row.logps]
+    return [SEQUENCE[name](row) for row in rows]

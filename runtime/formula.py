@@ -36,6 +36,19 @@ def _extreme(chosen: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Any, Any],
     return pick
 
 
+def _number(x: Any) -> Any:
+    """True as 1 and false as 0: torch subtracts no truth values."""
+    return x * 1.0 if isinstance(x, Tensor) and x.dtype == torch.bool else x
+
+
+def _sub(left: Any, right: Any) -> Any:
+    return _number(left) - _number(right)
+
+
+def _neg(x: Any) -> Any:
+    return -_number(x)
+
+
 def _detach(x: Tensor) -> Tensor:
     return x.detach()
 
@@ -46,11 +59,11 @@ def _clamp(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
 
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "add": torch.add,
-    "sub": torch.sub,
+    "sub": _sub,
     "mul": torch.mul,
     "div": torch.div,
     "pow": torch.pow,
-    "neg": torch.neg,
+    "neg": _neg,
     "eq": torch.eq,
     "ne": torch.ne,
     "lt": torch.lt,

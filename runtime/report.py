@@ -1,0 +1,258 @@
+"""The report of a run: one HTML page that needs nothing else.
+
+In come the plan, the folder of the run and the store; out goes `report.html`. Tables are written
+here; curves and the browser of samples are drawn by the page itself from JSON inside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from html import escape
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from grape.compiler.plan import Plan, PlannedStage
+from grape.runtime.artifacts import Report, read_lines
+from grape.runtime.stats import mean_ci95
+from grape.runtime.store import Store
+
+PAGE = Path(__file__).with_name("report_page.html")
+MOST_SAMPLES = 400
+MOST_POINTS = 600
+NOT_CURVES = ("event", "stage", "round", "update", "seconds")
+WORDS = {"cached": "from the store", "done": "done", "failed": "failed", "run": "to run"}
+
+
+def write_report(plan: Plan, run_folder: Path, store: Store, *, graph_svg: str) -> Path:
+    """Write the page into the folder of the run and return its path.
+
+    Raises FileNotFoundError when the folder has no `run.json`.
+    """
+    state = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
+    keys = {name: entry.get("key", "") for name, entry in state.get("stages", {}).items()}
+    folders = {name: store.path(key) for name, key in keys.items() if key and store.has(key)}
+    reports = {
+        name: Report.load(folder)
+        for name, folder in folders.items()
+        if (folder / "scores.jsonl").is_file()
+    }
+    data = {"curves": _curves(run_folder / "metrics"), "samples": _samples(folders, reports)}
+    sections = {
+        "TITLE": escape(f"{plan.pipeline} · {state.get('id', run_folder.name)}"),
+        "HEADER": _header(plan, state),
+        "GRAPH": graph_svg or '<p class="quiet">The graph of this run was not drawn.</p>',
+        "RESULTS": _results(reports),
+        "CHECKS": _checks(plan, state),
+        "STAGES": "".join(_stage(stage, state) for stage in plan.stages),
+        "ENVIRONMENT": _table(sorted(plan.versions.items())),
+        "PARAMS": _table(sorted(plan.params.items())),
+        "DATA": json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
+    }
+    # One pass over the template: text of the run that looks like a mark stays text.
+    pieces = PAGE.read_text(encoding="utf-8").split("@@")
+    page = "".join(sections[piece] if index % 2 else piece for index, piece in enumerate(pieces))
+    target = run_folder / "report.html"
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def _header(plan: Plan, state: dict[str, Any]) -> str:
+    word = str(state.get("state", "unknown"))
+    outputs = [_output(entry) for entry in state.get("outputs", [])]
+    facts = [
+        ("file", plan.file),
+        ("run", state.get("id", "")),
+        ("started", _clock(state.get("started"))),
+        ("took", _took(state)),
+        ("output", ", ".join(outputs) or "none"),
+    ]
+    cells = "".join(f"<div><dt>{k}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts if v)
+    return (
+        f'<h1>{escape(plan.pipeline)} <span class="pill {_tone(word)}">{escape(word)}</span></h1>'
+        f"<dl class=facts>{cells}</dl>"
+    )
+
+
+def _output(entry: object) -> str:
+    return str(entry.get("path", entry)) if isinstance(entry, dict) else str(entry)
+
+
+def _tone(word: str) -> str:
+    good = ("done", "finished", "completed", "complete", "cached", "pass", "passed", "success")
+    bad = ("failed", "fail", "crashed", "error", "stopped")
+    return "good" if word.lower() in good else "bad" if word.lower() in bad else "open"
+
+
+def _moment(value: object) -> datetime | None:
+    if isinstance(value, (int, float)):
+        return datetime.fromtimestamp(value).astimezone()
+    return datetime.fromisoformat(value) if isinstance(value, str) and value else None
+
+
+def _clock(value: object) -> str:
+    moment = _moment(value)
+    return moment.strftime("%Y-%m-%d %H:%M:%S") if moment else ""
+
+
+def _took(state: dict[str, Any]) -> str:
+    start, end = _moment(state.get("started")), _moment(state.get("ended"))
+    return _duration((end - start).total_seconds()) if start and end else ""
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _results(reports: dict[str, Report]) -> str:
+    if not reports:
+        return '<p class="quiet">This run has no evaluation.</p>'
+    rows = []
+    for name, report in reports.items():
+        lines = {"reward": list(report.per_item().values()), **_parts(report)}
+        if len(lines) == 2:  # a single part is the reward itself
+            lines = {"reward": lines["reward"]}
+        for part, values in lines.items():
+            rows.append(_result(name if part == "reward" else "", part, values))
+    head = "<tr><th>evaluation<th>reward<th>mean<th>95 % interval<th><th>items</tr>"
+    return f"<table class=results><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _parts(report: Report) -> dict[str, list[float]]:
+    names = list(report.scores[0].parts) if report.scores else []
+    return {name: [fmean(score.parts[name]) for score in report.scores] for name in names}
+
+
+def _result(name: str, part: str, values: list[float]) -> str:
+    mean, low, high = mean_ci95(values)
+    bar = ""
+    if 0 <= mean <= 1:
+        left, right = 100 * max(0.0, low), 100 * min(1.0, high)
+        bar = (
+            f'<span class=bar><i style="left:{left:.2f}%;width:{right - left:.2f}%"></i>'
+            f'<b style="left:{100 * mean:.2f}%"></b></span>'
+        )
+    kind = "main" if name else "part"
+    return (
+        f"<tr class={kind}><td>{escape(name)}<td>{escape(part)}<td class=n>{mean:.4f}"
+        f"<td class=n>{low:.4f} – {high:.4f}<td>{bar}<td class=n>{len(values)}</tr>"
+    )
+
+
+def _checks(plan: Plan, state: dict[str, Any]) -> str:
+    done = {entry.get("text"): entry for entry in state.get("checks", [])}
+    if not plan.checks:
+        return '<p class="quiet">This pipeline has no check.</p>'
+    rows = []
+    for check in plan.checks:
+        entry = done.get(check.text, {})
+        verdict = str(entry.get("verdict", entry.get("result", "not reached")))
+        known = ("text", "verdict", "result")
+        detail = ", ".join(f"{k} {v}" for k, v in entry.items() if k not in known and v is not None)
+        rows.append(
+            f"<tr><td><code>{escape(check.text)}</code>"
+            f'<td><span class="pill {_tone(verdict)}">{escape(verdict)}</span>'
+            f"<td>{escape(detail)}</tr>"
+        )
+    return f"<table><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _table(pairs: list[tuple[str, Any]]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(key)}<td><code>{escape(_shown(value))}</code></tr>"
+        for key, value in pairs
+    )
+    return f"<table class=pairs>{rows}</table>" if rows else '<p class="quiet">None.</p>'
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _stage(stage: PlannedStage, state: dict[str, Any]) -> str:
+    entry = state.get("stages", {}).get(stage.name, {})
+    word = str(entry.get("state", stage.state))
+    seconds = entry.get("seconds")
+    time = _duration(seconds) if isinstance(seconds, (int, float)) else ""
+    inside = "".join(_stage(inner, state) for inner in stage.body)
+    doc = f"<p>{escape(stage.doc)}</p>" if stage.doc else ""
+    reason = escape(str(entry.get("reason") or stage.reason))
+    pill = f'<span class="pill {_tone(word)}">{escape(WORDS.get(word, word))}</span>'
+    return (
+        f"<details class=stage><summary><b>{escape(stage.name)}</b> <code>{escape(stage.verb)}"
+        f"</code>{pill if stage.key else ''}<span class=time>{time}</span></summary>"
+        f"{doc}<p class=quiet>{reason}</p>{_table(sorted(stage.settings.items()))}{inside}</details>"
+    )
+
+
+# --- what the page draws ----------------------------------------------------------------------
+
+
+def _curves(folder: Path) -> dict[str, dict[str, list[list[float]]]]:
+    """Stage to name to points [x, y]; x counts the updates of the stage from 1."""
+    curves: dict[str, dict[str, list[list[float]]]] = {}
+    for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else ():
+        for x, row in enumerate(read_lines(path), 1):
+            lines = curves.setdefault(str(row.get("stage", path.stem)), {})
+            for name, value in row.items():
+                if name not in NOT_CURVES and _finite(value):
+                    lines.setdefault(name, []).append([x, value])
+    return {
+        stage: {name: _thinned(points) for name, points in lines.items() if len(points) > 1}
+        for stage, lines in curves.items()
+    }
+
+
+def _finite(value: object) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(float(value)) < float("inf")  # type: ignore[arg-type]
+
+
+def _thinned(points: list[list[float]]) -> list[list[float]]:
+    """At most so many points as a curve can show, evenly spread, the last one kept."""
+    step = -(-len(points) // MOST_POINTS)
+    kept = points[::step]
+    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+def _samples(folders: dict[str, Path], reports: dict[str, Report]) -> list[dict[str, Any]]:
+    """Sets of samples: each with its name, how many there are in all, and the first rows."""
+    sets = []
+    for name, report in reports.items():
+        rows = list(islice(_of_report(report), MOST_SAMPLES))
+        total = sum(len(score.texts) for score in report.scores)
+        sets.append({"name": name, "total": total, "rows": rows})
+    for name, folder in folders.items():
+        for path in sorted(folder.rglob("rollouts.jsonl")):
+            found = list(read_lines(path))
+            rows = [_of_rollout(row) for row in found[:MOST_SAMPLES]]
+            label = name if path.parent == folder else f"{name} · {path.parent.name}"
+            sets.append({"name": label, "total": len(found), "rows": rows})
+    return sets
+
+
+def _of_report(report: Report) -> Iterator[dict[str, Any]]:
+    for score in report.scores:
+        for index, text in enumerate(score.texts):
+            yield {
+                "prompt": score.prompt,
+                "answer": score.answer,
+                "text": text,
+                "reward": score.rewards[index],
+                "parts": {part: values[index] for part, values in score.parts.items()},
+                "cut": score.truncated[index],
+            }
+
+
+def _of_rollout(row: dict[str, Any]) -> dict[str, Any]:
+    names = ("prompt", "answer", "text", "reward", "parts")
+    return {**{name: row[name] for name in names}, "cut": row["truncated"]}

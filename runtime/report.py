@@ -23,7 +23,7 @@ from grape.runtime.store import Store
 PAGE = Path(__file__).with_name("report_page.html")
 MOST_SAMPLES = 400
 MOST_POINTS = 600
-NOT_CURVES = ("event", "stage", "round", "update", "seconds")
+NOT_CURVES = ("event", "stage", "round", "update", "seconds", "tokens")
 WORDS = {"cached": "from the store", "done": "done", "failed": "failed", "run": "to run"}
 
 
@@ -190,7 +190,8 @@ def _stage(stage: PlannedStage, state: dict[str, Any]) -> str:
     return (
         f"<details class=stage><summary><b>{escape(stage.name)}</b> <code>{escape(stage.verb)}"
         f"</code>{pill if stage.key else ''}<span class=time>{time}</span></summary>"
-        f"{doc}<p class=quiet>{reason}</p>{_table(sorted(stage.settings.items()))}{inside}</details>"
+        f"{doc}<p class=quiet>{reason}</p>{_table(sorted(stage.settings.items()))}{inside}"
+        "</details>"
     )
 
 

@@ -1,1 +1,37 @@
+"""What each verb does: `run(context, inputs) -> artifact`, imported when it is first needed.
 
+The values are module names, so that a stage that only handles text never imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from grape.runtime.context import Context
+
+Run = Callable[[Context, dict[str, Any]], Any]
+
+VERBS: dict[str, str] = {
+    "pretrained": "grape.runtime.verbs.pretrained",
+    "fresh": "grape.runtime.verbs.fresh",
+    "jsonl": "grape.runtime.verbs.data",
+    "parquet": "grape.runtime.verbs.data",
+    "csv": "grape.runtime.verbs.data",
+    "environment": "grape.runtime.verbs.data",
+    "train": "grape.runtime.verbs.train",
+    "sample": "grape.runtime.verbs.sample",
+    "score": "grape.runtime.verbs.score",
+    "keep": "grape.runtime.verbs.keep",
+    "best": "grape.runtime.verbs.best",
+    "pair": "grape.runtime.verbs.pair",
+    "evaluate": "grape.runtime.verbs.evaluate",
+    "export": "grape.runtime.verbs.export",
+}
+
+
+def run_of(verb: str) -> Run:
+    """The function of a verb; KeyError when there is none."""
+    run: Run = import_module(VERBS[verb]).run
+    return run

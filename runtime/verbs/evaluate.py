@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 from grape.runtime.artifacts import Completion, Data, Report, Rollouts, Score
@@ -18,6 +19,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Report:
     """
     from grape.runtime.core.rollout import generate_for
 
+    start = perf_counter()
     settings = context.stage.settings
     data: Data = inputs["prompts"]
     items = data.view(context.stage.inputs["prompts"].view)[: settings["prompts"]]
@@ -36,7 +38,8 @@ def run(context: Context, inputs: dict[str, Any]) -> Report:
     rollouts.environment = data.environment
     groups = by_group(with_rewards(context, rollouts).rows)
     report = Report([_score(group) for group in groups.values()])
-    _tell(context, report)
+    tokens = sum(len(row.ids) for row in rollouts.rows)
+    _tell(context, report, {"seconds": perf_counter() - start, "tokens": tokens})
     return report
 
 
@@ -53,7 +56,7 @@ def _score(group: list[Completion]) -> Score:
     )
 
 
-def _tell(context: Context, report: Report) -> None:
+def _tell(context: Context, report: Report, cost: dict[str, float]) -> None:
     mean, low, high = mean_ci95(list(report.per_item().values()))
     text = (
         f"`{context.stage.name}`: mean {mean:.4g}, 95 % interval {low:.4g} to {high:.4g}, "
@@ -62,4 +65,4 @@ def _tell(context: Context, report: Report) -> None:
     context.emit({"event": "note", "text": text})
     metrics = {"reward": mean, "ci95_low": low, "ci95_high": high}
     head = {"event": "metrics", "stage": context.stage.name, "round": context.round}
-    context.emit({**head, "update": context.round, **metrics})
+    context.emit({**head, "update": context.round, **cost, **metrics})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from statistics import fmean
+from time import perf_counter
 from typing import Any
 
 from grape.runtime.artifacts import Rollouts
@@ -14,6 +15,7 @@ from grape.runtime.rewards.evaluation import score_rollouts
 def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
     """Raises StageError when a reward cannot be used or fails, see `score_rollouts`."""
     rollouts: Rollouts = inputs["rollouts"]
+    start = perf_counter()
     scored = with_rewards(context, rollouts)
     metrics = reward_metrics(scored)
     if metrics:
@@ -23,6 +25,8 @@ def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
                 "stage": context.stage.name,
                 "round": context.round,
                 "update": context.round,
+                "seconds": perf_counter() - start,
+                "tokens": sum(len(row.ids) for row in scored.rows),
                 **metrics,
             }
         )

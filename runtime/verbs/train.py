@@ -70,8 +70,15 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
         if number < resumed:
             continue
         members = [unit * item + side for item in batch for side in range(unit)]
-        _update(context, trainer, [examples[member] for member in members],
-                _slices(given, offsets, members), temperature, number, len(batches))
+        _update(
+            context,
+            trainer,
+            [examples[member] for member in members],
+            _slices(given, offsets, members),
+            temperature,
+            number,
+            len(batches),
+        )
         if context.rounds == 1 and time.monotonic() - saved > settings["checkpoint"]:
             save_checkpoint(context.work, policy, trainer.optimizer, number + 1)
             saved = time.monotonic()
@@ -88,13 +95,13 @@ def _trainer(context: Context, policy: Policy, updates: int) -> Trainer:
         compiled = compile_formula(Formula.from_json(context.stage.formula))
         optimizer = Optimizer(policy.model.parameters(), settings, updates * context.rounds)
         context.state["trainer"] = Trainer(policy, compiled, optimizer, settings)
+        if "resume" in context.state:
+            optimizer.load_state_dict(context.state.pop("resume"))
     trainer: Trainer = context.state["trainer"]
     return trainer
 
 
-def _batches(
-    count: int, size: int, settings: dict[str, Any], context: Context
-) -> list[list[int]]:
+def _batches(count: int, size: int, settings: dict[str, Any], context: Context) -> list[list[int]]:
     """Which items each update learns from: shuffled passes over the data, or all at once."""
     found: list[list[int]] = []
     for epoch in range(settings["epochs"]):

@@ -1,0 +1,120 @@
+"""Checks after a run: expressions over reports, and paired tests with three answers."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from grape.compiler.plan import PlannedCheck
+from grape.runtime.artifacts import Report
+from grape.runtime.stats import mean_ci95, paired_difference, pass_at
+
+_BINARY: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "^": operator.pow,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "and": lambda a, b: a and b,
+    "or": lambda a, b: a or b,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`verdict` is pass, fail or inconclusive; only pass lets outputs be published."""
+
+    text: str
+    verdict: str
+    detail: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def judge(check: PlannedCheck, reports: Mapping[str, Report]) -> Verdict:
+    """Evaluate one check on the reports of the run."""
+    if check.confidence is not None:
+        return _paired(check, reports)
+    try:
+        holds = bool(_value(check.test, reports))
+    except ZeroDivisionError:
+        return Verdict(check.text, "inconclusive", "a division by zero")
+    names = sorted(_stages(check.test))
+    detail = ", ".join(_interval(name, reports[name]) for name in names)
+    return Verdict(check.text, "pass" if holds else "fail", detail)
+
+
+def _interval(name: str, report: Report) -> str:
+    mean, low, high = mean_ci95(list(report.per_item().values()))
+    return f"{name} {mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _paired(check: PlannedCheck, reports: Mapping[str, Report]) -> Verdict:
+    assert check.confidence is not None
+    op, (left, right) = check.test["op"], check.test["args"]
+    if op in ("<", "<="):
+        left, right = right, left
+    one, other = reports[left["stage"]].per_item(), reports[right["stage"]].per_item()
+    if one.keys() != other.keys():
+        missing = len(one.keys() ^ other.keys())
+        detail = f"the reports differ in {missing} items, so they cannot be paired"
+        return Verdict(check.text, "inconclusive", detail)
+    items = sorted(one)
+    two_sided = 1 - 2 * (1 - check.confidence)  # one side of it holds `confidence`
+    mean, low, high, verdict = paired_difference(
+        [one[item] for item in items], [other[item] for item in items], two_sided
+    )
+    answer = {"higher": "pass", "lower": "fail", "inconclusive": "inconclusive"}[verdict]
+    detail = (
+        f"difference {mean:+.3f} [{low:+.3f}, {high:+.3f}] on {len(items)} items at "
+        f"{check.confidence:.0%}"
+    )
+    return Verdict(check.text, answer, detail)
+
+
+def _stages(test: Any) -> set[str]:
+    if not isinstance(test, dict):
+        return set()
+    if test.get("op") == "metric":
+        return {test["stage"]}
+    return {name for arg in test.get("args", ()) for name in _stages(arg)}
+
+
+def _value(test: dict[str, Any], reports: Mapping[str, Report]) -> Any:
+    op = test["op"]
+    if op in ("number", "bool", "const"):
+        return test["value"]
+    if op == "metric":
+        return _metric(test, reports[test["stage"]])
+    if op in ("not", "neg"):
+        inner = _value(test["args"][0], reports)
+        return not inner if op == "not" else -inner
+    if op == "if":
+        yes = _value(test["args"][0], reports)
+        return _value(test["args"][1 if yes else 2], reports)
+    left, right = (_value(arg, reports) for arg in test["args"])
+    return _BINARY[op](left, right)
+
+
+def _metric(test: dict[str, Any], report: Report) -> float:
+    name = test["name"]
+    if name == "pass_at":
+        argument = test["args"][0]
+        k = int(argument["value"] if isinstance(argument, dict) else argument)
+        rows = [(sum(r >= 1 for r in score.rewards), len(score.rewards)) for score in report.scores]
+        return fmean(pass_at(k, right, samples) for right, samples in rows)
+    if name == "part":
+        part = test["args"][0]
+        return fmean(fmean(score.parts[part]) for score in report.scores)
+    mean, low, high = mean_ci95(list(report.per_item().values()))
+    return {"mean": mean, "ci95_low": low, "ci95_high": high}[name]

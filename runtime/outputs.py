@@ -1,0 +1,62 @@
+"""What a run publishes: a model folder under the project, swapped in whole, with a model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from grape.compiler.plan import Plan, PlannedOutput, PlannedStage
+from grape.runtime.errors import StageError
+from grape.runtime.store import MANIFEST, Store
+
+MARK = "grape.json"
+"""Its presence tells that Grape wrote a folder and may replace it."""
+
+
+def publish(plan: Plan, output: PlannedOutput, store: Store, run: str) -> Path:
+    """Copy a model out of the store. Raises StageError for a path that leaves the project or a
+    folder that Grape did not write."""
+    project = Path(plan.project).resolve()
+    target = (project / output.path).resolve()
+    if not target.is_relative_to(project) or target == project:
+        raise StageError(f"the output `{output.path}` lies outside the project folder {project}")
+    if target.exists() and not (target / MARK).is_file():
+        raise StageError(
+            f"`{output.path}` is there already, and Grape did not write it",
+            hint="move it away, or choose another path in `output`",
+        )
+    stage = plan.stage(output.ref.stage)
+    fresh = target.with_name(f".{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(store.path(stage.key), fresh, ignore=shutil.ignore_patterns(MANIFEST))
+    (fresh / "README.md").write_text(_card(plan, stage, run), encoding="utf-8")
+    mark = {"run": run, "key": stage.key, "pipeline": plan.pipeline, "versions": plan.versions}
+    (fresh / MARK).write_text(json.dumps(mark, indent=2), encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+    return target
+
+
+def _card(plan: Plan, stage: PlannedStage, run: str) -> str:
+    """Where the weights come from, one line per ancestor."""
+    lines = ["---", "library_name: transformers", "tags: [grape]", "---", ""]
+    lines += [f"# {plan.pipeline}", "", f"Made by run `{run}` from `{Path(plan.file).name}`.", ""]
+    for ancestor in _ancestors(plan, stage.name):
+        given = ", ".join(
+            f"{name} = {value}" for name, value in ancestor.settings.items() if value is not None
+        )
+        lines.append(f"- `{ancestor.name}` = {ancestor.verb} ({given})")
+        lines += [f"  - `{inner.name}` = {inner.verb}" for inner in ancestor.body]
+    return "\n".join(lines) + "\n"
+
+
+def _ancestors(plan: Plan, name: str) -> list[PlannedStage]:
+    wanted = {name}
+    found = []
+    for stage in reversed(plan.stages):
+        if stage.name in wanted:
+            wanted |= {ref.stage for ref in stage.inputs.values()}
+            found.append(stage)
+    return found[::-1]

@@ -1,0 +1,100 @@
+"""`python -m grape.runtime.worker JOB.json`: one task of a run in a process of its own.
+
+Events go as JSON lines to the file descriptor that the job names; everything that libraries print
+goes to the log. The artifact is published before the process ends, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from grape.compiler.plan import PlannedStage, Ref
+from grape.runtime.errors import StageError
+from grape.runtime.execute import execute, load_artifact
+from grape.runtime.store import Store, readable_errors
+
+
+class Events:
+    """A pipe to the run, one JSON object per line; safe from several threads."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._pipe = os.fdopen(descriptor, "w", encoding="utf-8")
+        self._lock = threading.Lock()
+
+    def emit(self, event: dict[str, Any]) -> None:
+        with self._lock:
+            self._pipe.write(json.dumps(event) + "\n")
+            self._pipe.flush()
+
+
+def main(argv: list[str]) -> int:
+    job = json.loads(Path(argv[1]).read_text(encoding="utf-8"))
+    events = Events(job["events"])
+    try:
+        _run(job, events)
+    except StageError as error:
+        events.emit({"event": "error", "message": error.message, "hint": error.hint})
+        return 1
+    except MemoryError:
+        events.emit({"event": "error", "message": "the machine ran out of memory", "hint": None})
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        first = (str(error).splitlines() or [""])[0]
+        events.emit(
+            {
+                "event": "error",
+                "message": f"{type(error).__name__}: {first}",
+                "hint": f"the whole story is in {job['log']}",
+            }
+        )
+        return 1
+    return 0
+
+
+def _run(job: dict[str, Any], events: Events) -> None:
+    stage = PlannedStage.model_validate(job["stage"])
+    store = Store(Path(job["store"]))
+    kinds: dict[str, str] = job["kinds"]
+    keys: dict[str, str] = job["keys"]
+    start = time.monotonic()
+
+    def open_input(ref: Ref) -> Any:
+        return load_artifact(kinds[ref.stage], store.path(keys[ref.stage]))
+
+    artifact = execute(
+        stage,
+        open_input,
+        project=Path(job["project"]),
+        work=store.scratch(stage.key),
+        emit=events.emit,
+    )
+    folder = store.temporary()
+    try:
+        with readable_errors(store.root):
+            artifact.save(folder)
+        manifest = {
+            "key": stage.key,
+            "verb": stage.verb,
+            "type": stage.type,
+            "settings": stage.settings,
+            "inputs": {port: keys[ref.stage] for port, ref in stage.inputs.items()},
+            "seconds": round(time.monotonic() - start, 1),
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+        store.publish(stage.key, folder, manifest)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

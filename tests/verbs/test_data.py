@@ -144,7 +144,7 @@ def test_a_bad_file_is_told_with_its_place(
 
 def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
     (tmp_path / "sums.jsonl").write_text(SUMS)
-    with pytest.raises(StageError, match="no file `sum.jsonl`; did you mean `sums.jsonl`"):
+    with pytest.raises(StageError, match=r"no file `sum\.jsonl`; did you mean `sums\.jsonl`"):
         load(tmp_path, "jsonl", "sum.jsonl", None)
     (tmp_path / "folder").mkdir()
     with pytest.raises(StageError, match="`folder` is a folder"):

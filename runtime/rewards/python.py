@@ -83,7 +83,8 @@ def _arguments(signature: inspect.Signature, source: str) -> tuple[str, list[str
             f"`{source}` takes no completion",
             hint="a reward is `def NAME(completion, answer, **columns): return 0.0`",
         )
-    wanted, optional = [], []
+    wanted: list[str] = []
+    optional: list[str] = []
     for parameter in parameters[1:]:
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise StageError(

@@ -128,9 +128,7 @@ class Conditional:
     span: Span = _span()
 
 
-Expr = (
-    Number | String | Bool | List | Name | Member | Index | Call | Unary | Binary | Conditional
-)
+Expr = Number | String | Bool | List | Name | Member | Index | Call | Unary | Binary | Conditional
 
 
 # --- statements of a pipeline -----------------------------------------------------------------

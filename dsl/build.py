@@ -104,7 +104,9 @@ class Builder(Transformer[Token, Any]):
         kind, scale = UNITS[unit]
         whole = digits.isdigit()
         if unit == "":
-            return ast.Number(int(digits) if whole else float(digits), "int" if whole else "float", span)
+            return ast.Number(
+                int(digits) if whole else float(digits), "int" if whole else "float", span
+            )
         value = (int(digits) if whole else float(digits)) * scale
         if kind == "fraction":
             value = (int(digits) if whole else float(digits)) / 100
@@ -135,7 +137,7 @@ class Builder(Transformer[Token, Any]):
             if what not in _ESCAPES:
                 self._report(
                     "G005",
-                    f"`\\{what}` is not an escape; write `\\\\{what}` or a raw string r\"…\"",
+                    f'`\\{what}` is not an escape; write `\\\\{what}` or a raw string r"…"',
                     self._span(token),
                 )
                 return what
@@ -149,10 +151,11 @@ class Builder(Transformer[Token, Any]):
             return ast.Bool(token == "true", self._span(token))
         return ast.Name(str(token), self._span(token))
 
-    def list(self, children: list[Any]) -> ast.List:
+    def list_(self, children: list[Any]) -> ast.List:
         first, *items, last = children
         return ast.List(
-            tuple(item for item in items if item is not None), self._span(first).to(self._span(last))
+            tuple(item for item in items if item is not None),
+            self._span(first).to(self._span(last)),
         )
 
     def group(self, children: list[Any]) -> ast.Expr:
@@ -197,9 +200,7 @@ class Builder(Transformer[Token, Any]):
         if len(children) > 2 * MAX_OPERANDS:
             first = children[0]
             span = self._span(first) if isinstance(first, Token) else first.span
-            self._report(
-                "G006", "this expression has too many operators; name parts of it", span
-            )
+            self._report("G006", "this expression has too many operators; name parts of it", span)
             return ast.Number(0, "int", span)
         items = list(reversed(children))
         return self._climb(items, 0)
@@ -283,9 +284,7 @@ class Builder(Transformer[Token, Any]):
 
     def output(self, children: list[Any]) -> ast.Output:
         start, value, path = children
-        return ast.Output(
-            value, self._string_of(path), self._span(start).to(self._span(path))
-        )
+        return ast.Output(value, self._string_of(path), self._span(start).to(self._span(path)))
 
     # --- declarations -------------------------------------------------------------------------
 

@@ -10,15 +10,32 @@ import re
 from dataclasses import dataclass
 
 _TOKEN = re.compile(
-    r'(?P<newline>\r?\n)|(?P<space>[ \t\f]+)|(?P<comment>\#[^\n]*)'
+    r"(?P<newline>\r?\n)|(?P<space>[ \t\f]+)|(?P<comment>\#[^\n]*)"
     r'|(?P<string>r?"""(?:[^\\]|\\.)*?"""|r"[^"\n]*"|"(?:[^"\\\n]|\\.)*")'
     r"|(?P<number>[0-9][0-9_]*(?:\.[0-9][0-9_]*)?(?:[eE][+-]?[0-9]+)?[A-Za-z%]*)"
     r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<open>[({\[])|(?P<close>[)}\]])"
     r"|(?P<op>==|!=|<=|>=|[-+*/^<>=])|(?P<comma>,)|(?P<colon>:)|(?P<dot>\.)|(?P<other>.)",
     re.DOTALL,
 )
-_OPERATOR_WORDS = frozenset("and or not per if then else where with in on as from to".split())
-_BLOCK_WORDS = frozenset("pipeline algorithm rubric reward".split())
+_OPERATOR_WORDS = frozenset(
+    [
+        "and",
+        "or",
+        "not",
+        "per",
+        "if",
+        "then",
+        "else",
+        "where",
+        "with",
+        "in",
+        "on",
+        "as",
+        "from",
+        "to",
+    ]
+)
+_BLOCK_WORDS = frozenset(["pipeline", "algorithm", "rubric", "reward"])
 INDENT = "  "
 
 

@@ -28,10 +28,29 @@ MAX_ERRORS = 20
 _GRAMMAR = Path(__file__).with_name("grammar.lark")
 _TABLE = Path(__file__).with_name("grammar.table")
 _ALLOW = re.compile(r"#\s*grape:\s*allow\s+(G[0-9]{3})\s*:?\s*(.*)")
-_KEYWORDS = (
-    "model data stage next repeat until every each if check output use reward rubric "
-    "algorithm pipeline let log maximize minimize subject"
-).split()
+_KEYWORDS = [
+    "model",
+    "data",
+    "stage",
+    "next",
+    "repeat",
+    "until",
+    "every",
+    "each",
+    "if",
+    "check",
+    "output",
+    "use",
+    "reward",
+    "rubric",
+    "algorithm",
+    "pipeline",
+    "let",
+    "log",
+    "maximize",
+    "minimize",
+    "subject",
+]
 
 _PLAIN = {
     "_NL": "the end of the line",
@@ -81,9 +100,7 @@ def _digest(grammar: bytes) -> bytes:
 
 
 def _build(grammar: str, options: dict[str, Any]) -> Lark:
-    return Lark(
-        grammar, parser="lalr", lexer="contextual", maybe_placeholders=True, **options
-    )
+    return Lark(grammar, parser="lalr", lexer="contextual", maybe_placeholders=True, **options)
 
 
 def write_table() -> None:
@@ -139,9 +156,7 @@ def _top(
         if number or edition is not None:
             findings.append(Finding("G007", "the edition stands on the first line", item.span))
         elif item.value != EDITION:
-            findings.append(
-                Finding("G007", f"this Grape reads edition {EDITION}", item.span)
-            )
+            findings.append(Finding("G007", f"this Grape reads edition {EDITION}", item.span))
         edition = int(item.value) if edition is None else edition
     if edition is None and not damaged:
         first = Span(source, 0, min(1, len(source.text)))
@@ -221,9 +236,7 @@ def _word(source: Source, word: str, at: int) -> Finding:
     return Finding("G001", f"`{word}` does not belong here{hint}", span)
 
 
-def _token(
-    source: Source, text: str, token: Token, expected: set[str]
-) -> tuple[int, Finding]:
+def _token(source: Source, text: str, token: Token, expected: set[str]) -> tuple[int, Finding]:
     at = token.start_pos or 0
     what = next(
         (_PLAIN[name] for name in ("EQUAL", "LBRACE", "COLON", "NAME") if name in expected), None
@@ -232,7 +245,9 @@ def _token(
         end = len(text[:at].rstrip())
         span = Span(source, max(0, end - 1), end)
         missing = what or next((_PLAIN[n] for n in ("RPAR", "RSQB") if n in expected), "a value")
-        return max(0, end - 1), Finding("G001", f"{missing} is missing at the end of this line", span)
+        return max(0, end - 1), Finding(
+            "G001", f"{missing} is missing at the end of this line", span
+        )
     span = Span(source, at, at + len(token))
     if token.type in ("NAME", "TYPE") or str(token) in _KEYWORDS:
         finding = _word(source, str(token), at)

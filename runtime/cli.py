@@ -65,7 +65,7 @@ def _dispatch(arguments: list[str]) -> int:
         chosen = commands.add_parser(
             command,
             help=summary,
-            description=module.__doc__.strip(),
+            description=(module.__doc__ or "").strip(),
             epilog=module.EXAMPLE,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )

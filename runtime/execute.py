@@ -37,9 +37,7 @@ def execute(stage: PlannedStage, open_input: Open, *, project: Path, work: Path,
     return run_of(stage.verb)(Context(stage, project, work, emit), inputs)
 
 
-def _repeat(
-    region: PlannedStage, open_input: Open, project: Path, work: Path, emit: Emit
-) -> Any:
+def _repeat(region: PlannedStage, open_input: Open, project: Path, work: Path, emit: Emit) -> Any:
     rounds = region.settings["rounds"]
     outside = {  # the carried model is trained in place, so a reference has weights of its own
         ref.stage: open_input(Ref(stage=ref.stage))
@@ -61,9 +59,7 @@ def _repeat(
             context = Context(
                 stage, project, work, emit, round=number, rounds=rounds, state=states[stage.name]
             )
-            inputs = {
-                port: made[ref.stage] for port, ref in stage.inputs.items()
-            }
+            inputs = {port: made[ref.stage] for port, ref in stage.inputs.items()}
             start = time.monotonic()
             made[stage.name] = run_of(stage.verb)(context, inputs)
             emit(

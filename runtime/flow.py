@@ -62,7 +62,7 @@ def run_flow(runner: Runner, url: str) -> None:
             return Failed(message=runner.result.error)
         return Completed(message="every stage is in the store")
 
-    made = flow(name=f"grape {runner.plan.pipeline}", flow_run_name=runner.result.id)(body)
+    made: Any = flow(name=f"grape {runner.plan.pipeline}", flow_run_name=runner.result.id)(body)
     try:
         state = made(return_state=True)
     except (Cancelled, StageError):
@@ -92,7 +92,11 @@ def _watch(runner: Runner) -> None:
                 )
         except (PrefectException, httpx.HTTPError, OSError):
             continue
-        if runs and runs[0].state is not None and runs[0].state.type.value in ("CANCELLING", "CANCELLED"):
+        if (
+            runs
+            and runs[0].state is not None
+            and runs[0].state.type.value in ("CANCELLING", "CANCELLED")
+        ):
             runner.stop.set()
         if runs and runs[0].state is not None and runs[0].state.is_final():
             return

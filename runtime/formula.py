@@ -137,9 +137,7 @@ class Compiled:
         return Result(self.loss(values, layout), self.logs(values, layout))
 
 
-def flatten(
-    formula: Formula, batch: Mapping[str, Tensor]
-) -> tuple[Layout, dict[str, Tensor]]:
+def flatten(formula: Formula, batch: Mapping[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
     """A padded batch as a layout and flat tensors."""
     missing = sorted(({"mask", "group"} | formula.needs) - set(batch))
     if missing:

@@ -23,6 +23,8 @@ from grape.runtime.runs import new_run, write_record
 from grape.runtime.server import ensure_server
 from grape.runtime.store import Store
 
+_HEAVY = frozenset({"pretrained", "train", "sample", "evaluate", "repeat"})
+
 OnEvent = Callable[[dict[str, Any]], None]
 
 
@@ -56,6 +58,7 @@ class Runner:
         self.on_event = on_event
         self.result = RunResult(folder.name, folder)
         self._lock = threading.Lock()
+        self._machine = threading.Semaphore(1)
         self.keys = {stage.name: stage.key for stage in plan.stages}
         self.kinds = {stage.name: stage.type for stage in plan.stages}
 
@@ -77,7 +80,6 @@ class Runner:
             self._settle(stage, "cached", 0.0)
             return stage.key
         start = time.monotonic()
-        self.emit({"event": "started", "stage": stage.name})
 
         def waiting() -> None:
             text = f"{stage.name}: another run is making this; waiting for it"
@@ -86,7 +88,8 @@ class Runner:
         try:
             with self.store.lock(stage.key, waiting):
                 if not self.store.has(stage.key):
-                    run_job(self._job(stage), self.folder, stop=self.stop, emit=self.emit)
+                    with self._turn(stage):
+                        run_job(self._job(stage), self.folder, stop=self.stop, emit=self.emit)
         except Cancelled:
             self._settle(stage, "cancelled", time.monotonic() - start)
             raise
@@ -98,6 +101,21 @@ class Runner:
             raise
         self._settle(stage, "completed", time.monotonic() - start)
         return stage.key
+
+    @contextlib.contextmanager
+    def _turn(self, stage: PlannedStage) -> Iterator[None]:
+        """Stages that run a model take turns: two at once share the same cores or the same
+        accelerator, and each is then more than twice as slow."""
+        heavy = stage.verb in _HEAVY
+        while heavy and not self._machine.acquire(timeout=0.2):
+            if self.stop.is_set():
+                raise Cancelled
+        try:
+            self.emit({"event": "started", "stage": stage.name})
+            yield
+        finally:
+            if heavy:
+                self._machine.release()
 
     def _job(self, stage: PlannedStage) -> dict[str, Any]:
         return {

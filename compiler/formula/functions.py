@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 ELEMENTWISE = frozenset(
-    "exp log log1p abs sqrt sigmoid log_sigmoid tanh sign detach".split()
+    ["exp", "log", "log1p", "abs", "sqrt", "sigmoid", "log_sigmoid", "tanh", "sign", "detach"]
 )
 """One value in, one value out, level unchanged."""
 
 EXTREMES = {"min": "minimum", "max": "maximum"}
 """Without `per`, the smaller or larger of two or more values."""
 
-REDUCTIONS = frozenset("mean sum max min std var median count any all".split())
+REDUCTIONS = frozenset(["mean", "sum", "max", "min", "std", "var", "median", "count", "any", "all"])
 """`F(x per LEVEL)`."""
 
 LINEAR_REDUCTIONS = frozenset({"mean", "sum", "count"})
@@ -21,9 +21,7 @@ SIDES = frozenset({"chosen", "rejected"})
 
 NOT_YET = frozenset({"gae", "rank"})
 
-NAMES = (
-    ELEMENTWISE | set(EXTREMES) | REDUCTIONS | ALONG_TOKENS | SIDES | NOT_YET | {"clamp"}
-)
+NAMES = ELEMENTWISE | set(EXTREMES) | REDUCTIONS | ALONG_TOKENS | SIDES | NOT_YET | {"clamp"}
 
 BINARY = {
     "+": "add",

@@ -55,9 +55,7 @@ def infer(
     scope = _Scope(declaration.on.name, params, parts)
     if scope.on not in BATCHES:
         hint = did_you_mean(scope.on, BATCHES)
-        scope.refuse(
-            "G306", f"there is no batch `{scope.on}`{hint}", declaration.on.span
-        )
+        scope.refuse("G306", f"there is no batch `{scope.on}`{hint}", declaration.on.span)
         return None, scope.findings
     logs: dict[str, int] = {}
     objectives: list[tuple[ast.Objective, int]] = []
@@ -203,8 +201,10 @@ def _name(scope: _Scope, name: str, span: Span) -> int:
         raise scope.refuse("G301", f"there is no `{name}`{did_you_mean(name, known)}", span)
     quantity = QUANTITIES[name]
     if scope.on not in quantity.on:
-        step = "score them first: `score(rollouts, …)`" if name == "reward" else (
-            f"only {' and '.join(quantity.on)} have it"
+        step = (
+            "score them first: `score(rollouts, …)`"
+            if name == "reward"
+            else (f"only {' and '.join(quantity.on)} have it")
         )
         raise scope.refuse("G307", f"{scope.on} have no `{name}`; {step}", span)
     return scope.terms.input(name, quantity.level, quantity.live)
@@ -239,17 +239,13 @@ def _call(scope: _Scope, node: ast.Call) -> int:
         raise scope.refuse("G302", message, node.span)
     for arg in node.args:
         if arg.name is not None:
-            raise scope.refuse(
-                "G311", f"`{name}` has no argument `{arg.name.name}`", arg.name.span
-            )
+            raise scope.refuse("G311", f"`{name}` has no argument `{arg.name.name}`", arg.name.span)
     if name in functions.ALONG_TOKENS:
         return _along(scope, name, node, positional)
     args = [_expr(scope, arg.value) for arg in positional]
     if name in functions.EXTREMES:
         if len(args) < 2:
-            raise scope.refuse(
-                "G311", f"`{name}` takes two values, or one and a level", node.span
-            )
+            raise scope.refuse("G311", f"`{name}` takes two values, or one and a level", node.span)
         result = args[0]
         for other in args[1:]:
             result = _apply(scope, functions.EXTREMES[name], [result, other], node.span)
@@ -266,7 +262,9 @@ def _call(scope: _Scope, node: ast.Call) -> int:
 
 def _side(scope: _Scope, name: str, arg: int, span: Span) -> int:
     if scope.on != "Preferences":
-        message = f"`{name}` picks one of a pair, and {scope.on} have no pairs; make them: `pair(…)`"
+        message = (
+            f"`{name}` picks one of a pair, and {scope.on} have no pairs; make them: `pair(…)`"
+        )
         raise scope.refuse("G307", message, span)
     level = scope.terms.items[arg].level
     if covers(Level.PAIR, level):
@@ -285,10 +283,14 @@ def _along(scope: _Scope, name: str, node: ast.Call, args: list[ast.Arg]) -> int
     level = scope.terms.items[value].level
     if name == "at_end":
         if not covers(Level.SEQUENCE, level):
-            raise scope.refuse("G302", f"`at_end` takes one number per sequence, not per {level}", node.span)
+            raise scope.refuse(
+                "G302", f"`at_end` takes one number per sequence, not per {level}", node.span
+            )
         return scope.terms.shaped(name, value, Level.TOKEN)
     if level is not Level.TOKEN:
-        raise scope.refuse("G302", f"`{name}` runs along tokens, and this is one per {level}", node.span)
+        raise scope.refuse(
+            "G302", f"`{name}` runs along tokens, and this is one per {level}", node.span
+        )
     if name != "shift":
         return scope.terms.shaped(name, value, Level.TOKEN)
     by = args[1].value
@@ -316,7 +318,9 @@ def _reduction(scope: _Scope, name: str, node: ast.Call) -> int:
         target = Level(first.per.name)
     except ValueError:
         hint = did_you_mean(first.per.name, [level.value for level in Level])
-        raise scope.refuse("G301", f"there is no level `{first.per.name}`{hint}", first.per.span) from None
+        raise scope.refuse(
+            "G301", f"there is no level `{first.per.name}`{hint}", first.per.span
+        ) from None
     if target is Level.PAIR and scope.on != "Preferences":
         raise scope.refuse("G307", f"{scope.on} have no pairs", first.per.span)
     value = _expr(scope, first.value)

@@ -37,7 +37,17 @@ QUANTITIES: dict[str, Quantity] = {
 }
 
 NOT_YET = frozenset(
-    "logp_all old_logp_all ref_logp_all teacher_logp_all step_reward value old_value score "
-    "node_value parent_value".split()
+    [
+        "logp_all",
+        "old_logp_all",
+        "ref_logp_all",
+        "teacher_logp_all",
+        "step_reward",
+        "value",
+        "old_value",
+        "score",
+        "node_value",
+        "parent_value",
+    ]
 )
 """Quantities of the language that this version does not compute."""

@@ -111,9 +111,7 @@ class Terms:
     ) -> int:
         """An operation that sets the level itself: a reduction, `chosen`, `shift` …"""
         term = self.items[arg]
-        return self._add(
-            Term(op, (arg,), tuple(attrs), level, term.live, term.differentiable)
-        )
+        return self._add(Term(op, (arg,), tuple(attrs), level, term.live, term.differentiable))
 
     def _simplify(self, op: str, args: tuple[int, ...]) -> int | None:
         values = [self.value(arg) for arg in args]

@@ -33,7 +33,9 @@ def run(args: argparse.Namespace) -> int:
     count = 0
     for path in grape_files(args.paths):
         program = load(path, sets=assignments(args.sets), params_file=args.params)
-        if args.fix and _fix(path, [f for f in program.findings if f.span.source.path == str(path)]):
+        if args.fix and _fix(
+            path, [f for f in program.findings if f.span.source.path == str(path)]
+        ):
             program = load(path, sets=assignments(args.sets), params_file=args.params)
         found += [finding for finding in program.findings if finding not in found]
         count += 1

@@ -68,9 +68,7 @@ def chosen_pipeline(program: Program, args: argparse.Namespace) -> str:
     if args.pipeline is not None:
         if args.pipeline not in names:
             known = ", ".join(names) or "none"
-            raise UsageError(
-                f"`{args.file}` has no pipeline `{args.pipeline}`; it has: {known}"
-            )
+            raise UsageError(f"`{args.file}` has no pipeline `{args.pipeline}`; it has: {known}")
         return str(args.pipeline)
     if len(names) != 1:
         raise UsageError(

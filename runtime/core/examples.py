@@ -79,7 +79,9 @@ def _demo(policy: Policy, row: Demo, number: int) -> Example:
 def _texts(policy: Policy, prompt: str, completion: str, number: int) -> Example:
     tokenizer = policy.tokenizer
     return Example(
-        tuple(encode_prompt(tokenizer, prompt)), tuple(completion_ids(tokenizer, completion)), number
+        tuple(encode_prompt(tokenizer, prompt)),
+        tuple(completion_ids(tokenizer, completion)),
+        number,
     )
 
 

@@ -27,7 +27,9 @@ def dtype_for(name: str) -> torch.dtype:
     Without bf16 instructions a CPU emulates bfloat16, tens of times slower than float32.
     """
     if name != "auto":
-        return {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}[name]
+        return {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}[
+            name
+        ]
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.float32
@@ -51,7 +53,8 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        found: torch.device = next(self.model.parameters()).device
+        return found
 
     @property
     def eos_ids(self) -> list[int]:

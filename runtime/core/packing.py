@@ -45,9 +45,7 @@ class Micro:
     def mask(self) -> Tensor:
         """Who sees whom, bool [B, 1, L, L]; padding sees itself."""
         same = self.tree[:, :, None] == self.tree[:, None, :]
-        kin = (self.branch[:, None, :] == 0) | (
-            self.branch[:, :, None] == self.branch[:, None, :]
-        )
+        kin = (self.branch[:, None, :] == 0) | (self.branch[:, :, None] == self.branch[:, None, :])
         place = torch.arange(self.tree.shape[1], device=self.tree.device)
         before = place[None, :] <= place[:, None]
         own = torch.eye(len(place), dtype=torch.bool, device=self.tree.device)
@@ -102,7 +100,9 @@ def micro_batches(
     every budget. With `keep_groups` false, a shared prompt's completions may be split."""
     units = trees(examples, share=share, keep_groups=keep_groups, paired=paired)
     if not keep_groups and not paired:
-        units = [[part] for unit in units for tree in unit for part in _split(examples, tree, budget)]
+        units = [
+            [part] for unit in units for tree in unit for part in _split(examples, tree, budget)
+        ]
     starts = _starts(examples)
     bins: list[list[list[int]]] = []
     room = 0

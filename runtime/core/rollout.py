@@ -113,11 +113,23 @@ def generate_for(
         for row in done:
             index = at + row.item
             rows.append(_completion(policy, items[index], index, prompts[index], row, how))
-        emit({"event": "progress", "done": len(rows), "total": len(items) * group,
-              "unit": "completions"})
+        emit(
+            {
+                "event": "progress",
+                "done": len(rows),
+                "total": len(items) * group,
+                "unit": "completions",
+            }
+        )
     policy.model.train(was_training)
-    sampling = {"group": group, "temperature": temperature, "top_p": top_p,
-                "max_tokens": max_tokens, "stop": list(stop), "engine": "transformers"}
+    sampling = {
+        "group": group,
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_tokens": max_tokens,
+        "stop": list(stop),
+        "engine": "transformers",
+    }
     return Rollouts(rows, sampling, str(policy.updates))
 
 
@@ -133,7 +145,9 @@ def _check_room(
             )
 
 
-def _decode(policy: Policy, prompts: list[list[int]], names: list[str], how: Sampling) -> list[_Row]:
+def _decode(
+    policy: Policy, prompts: list[list[int]], names: list[str], how: Sampling
+) -> list[_Row]:
     """Decode one chunk of prompts; rows come back in order of item and sample."""
     device, body = policy.device, policy.network.base_model
     head, after = head_of(policy.network)
@@ -146,8 +160,13 @@ def _decode(policy: Policy, prompts: list[list[int]], names: list[str], how: Sam
     ids, attend = ids.to(device), attend.to(device)
     cache = DynamicCache(config=policy.network.config)
     places = (attend.cumsum(-1) - 1).clamp(min=0)
-    made = body(input_ids=ids, attention_mask=attend, position_ids=places,
-                past_key_values=cache, use_cache=True)
+    made = body(
+        input_ids=ids,
+        attention_mask=attend,
+        position_ids=places,
+        past_key_values=cache,
+        use_cache=True,
+    )
     hidden = made.last_hidden_state[:, -1].repeat_interleave(how.group, 0)
     cache.batch_repeat_interleave(how.group)
     attend = attend.repeat_interleave(how.group, 0)
@@ -173,8 +192,13 @@ def _decode(policy: Policy, prompts: list[list[int]], names: list[str], how: Sam
             live = [live[i] for i in going]
         attend = torch.cat([attend, attend.new_ones(len(attend), 1)], 1)
         places = attend.sum(-1, keepdim=True) - 1
-        made = body(input_ids=tokens[:, None], attention_mask=attend, position_ids=places,
-                    past_key_values=cache, use_cache=True)
+        made = body(
+            input_ids=tokens[:, None],
+            attention_mask=attend,
+            position_ids=places,
+            past_key_values=cache,
+            use_cache=True,
+        )
         hidden = made.last_hidden_state[:, -1]
     return rows
 

@@ -77,7 +77,8 @@ def _gguf(path: Path, dtype: str) -> Policy:
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model = type(loaded)._from_config(config, dtype=dtype_for(dtype), attn_implementation="sdpa")
+    build: Any = type(loaded)._from_config
+    model = build(config, dtype=dtype_for(dtype), attn_implementation="sdpa")
     model.load_state_dict(loaded.state_dict(), strict=True)
     model.tie_weights()
     model.generation_config = loaded.generation_config

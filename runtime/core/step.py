@@ -45,12 +45,14 @@ class Step:
     """Current log-probs of every completion token, flat [N]."""
 
 
-def cut(examples: Sequence[Example], coupling: Level, on: str, how: Cutting, policy: Policy) -> list[Micro]:
+def cut(
+    examples: Sequence[Example], coupling: Level, on: str, how: Cutting, policy: Policy
+) -> list[Micro]:
     """The micro-batches of a batch, with what the formula couples kept together."""
     return micro_batches(
         examples,
         budget=how.budget,
-        keep_groups=coupling is Level.GROUP,
+        keep_groups=coupling in (Level.GROUP, Level.POSITION),
         paired=on == "Preferences",
         share=how.share,
         packed=how.packed,
@@ -70,9 +72,7 @@ def forward(
         use_cache=False,
     ).last_hidden_state
     states = hidden.flatten(0, 1)[micro.source]
-    return token_values(
-        network, states, micro.targets, entropy=entropy, temperature=temperature
-    )
+    return token_values(network, states, micro.targets, entropy=entropy, temperature=temperature)
 
 
 @torch.no_grad()
@@ -135,7 +135,9 @@ def gradient(
         policy.device,
     )
     parameter = next(policy.model.parameters())
-    like = parameter.new_zeros(0, dtype=torch.float64 if parameter.dtype == torch.float64 else torch.float32)
+    like = parameter.new_zeros(
+        0, dtype=torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    )
     fixed = {**constants(compiled, examples, like, progress), **given}
     entropy = "entropy" in formula.needs
     names = ["logp", "entropy"] if entropy else ["logp"]
@@ -167,7 +169,9 @@ def gradient(
             f"the loss of `{formula.name}` is {loss}",
             hint="a lower learning rate, a smaller clip_norm or clamped ratios usually mend this",
         )
-    return Step(loss, compiled.logs(complete(live), layout), len(layout.token_sequence), live["logp"])
+    return Step(
+        loss, compiled.logs(complete(live), layout), len(layout.token_sequence), live["logp"]
+    )
 
 
 def _fill(live: dict[str, Tensor], micro: Micro, found: tuple[Tensor, Tensor | None]) -> None:

@@ -1,10 +1,10 @@
-"""`fresh("llama")`: a new model with random weights and a tokenizer. It does not train the model."""
+"""`fresh("llama")`: a new model with random weights, and a tokenizer. It trains no weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -44,7 +44,8 @@ def train_tokenizer(texts: Iterator[str], vocab: int) -> PreTrainedTokenizerBase
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END, pad_token=PAD)
+    make: Any = PreTrainedTokenizerFast
+    return cast(PreTrainedTokenizerBase, make(tokenizer_object=core, eos_token=END, pad_token=PAD))
 
 
 def new_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> Policy:
@@ -86,7 +87,8 @@ def new_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config)
+        build: Any = AutoModelForCausalLM.from_config
+        model = build(config)
     return Policy(prepared(model), tokenizer)
 
 

@@ -54,9 +54,9 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     if not examples:
         context.emit({"event": "note", "text": f"{context.stage.name}: nothing to learn from"})
         return policy
-    unit = 2 if isinstance(data, Preferences) else 1
+    units = _units(examples, context)
     per_update = settings["sequences_per_update"] or len(examples)
-    batches = _batches(len(examples) // unit, max(1, per_update // unit), settings, context)
+    batches = _batches(units, per_update, settings, context)
     trainer = _trainer(context, policy, len(batches))
     policy = trainer.policy
     temperature = _temperature(data)
@@ -69,7 +69,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     for number, batch in enumerate(batches):
         if number < resumed:
             continue
-        members = [unit * item + side for item in batch for side in range(unit)]
+        members = [member for unit in batch for member in unit]
         _update(
             context,
             trainer,
@@ -101,14 +101,34 @@ def _trainer(context: Context, policy: Policy, updates: int) -> Trainer:
     return trainer
 
 
-def _batches(count: int, size: int, settings: dict[str, Any], context: Context) -> list[list[int]]:
-    """Which items each update learns from: shuffled passes over the data, or all at once."""
-    found: list[list[int]] = []
+def _units(examples: list[Example], context: Context) -> list[list[int]]:
+    """The examples that stay in one update: both of a pair, all of a group of rollouts."""
+    assert context.stage.formula is not None
+    learns = context.stage.formula["on"]
+    units: dict[int, list[int]] = {}
+    for number, example in enumerate(examples):
+        key = number // 2 if learns == "Preferences" else number
+        units.setdefault(example.group if learns == "Rollouts" else key, []).append(number)
+    return list(units.values())
+
+
+def _batches(
+    units: list[list[int]], size: int, settings: dict[str, Any], context: Context
+) -> list[list[list[int]]]:
+    """Which examples each update learns from: shuffled passes over the data, or all at once. An
+    update is full when it holds `size` examples; a unit is never cut."""
+    found: list[list[list[int]]] = []
     for epoch in range(settings["epochs"]):
-        order = list(range(count))
-        if size < count:
+        order = list(units)
+        if size < sum(map(len, units)):
             random.Random(f"{settings['seed']}/{context.round}/{epoch}").shuffle(order)
-        found += [order[at : at + size] for at in range(0, count, size)]
+        batch: list[list[int]] = []
+        for unit in order:
+            if batch and sum(map(len, batch)) + len(unit) > size:
+                found.append(batch)
+                batch = []
+            batch.append(unit)
+        found.append(batch)
     limit = settings["updates"]
     return found if limit is None else found[:limit]
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from grape.runtime.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from grape.runtime.errors import StageError
 from grape.runtime.rewards.evaluation import score_rollouts
 from grape.runtime.rewards.text import last_number
 
-EXACT = {"extract": "text", "ignore_case": False, "of": "answer"}
+EXACT: dict[str, Any] = {"extract": "text", "ignore_case": False, "of": "answer"}
 
 
 def row(text: str, answer: str | None = "4", **columns: Any) -> Completion:

@@ -24,7 +24,7 @@ PAGE = Path(__file__).with_name("report_page.html")
 MOST_SAMPLES = 400
 MOST_POINTS = 600
 NOT_CURVES = ("event", "stage", "round", "update", "seconds", "tokens")
-WORDS = {"cached": "from the store", "done": "done", "failed": "failed", "run": "to run"}
+WORDS = {"cached": "from the store", "run": "not reached", "check-failed": "check failed"}
 
 
 def write_report(plan: Plan, run_folder: Path, store: Store, *, graph_svg: str) -> Path:
@@ -65,29 +65,33 @@ def write_report(plan: Plan, run_folder: Path, store: Store, *, graph_svg: str) 
 
 def _header(plan: Plan, state: dict[str, Any]) -> str:
     word = str(state.get("state", "unknown"))
-    outputs = [_output(entry) for entry in state.get("outputs", [])]
     facts = [
         ("file", plan.file),
         ("run", state.get("id", "")),
         ("started", _clock(state.get("started"))),
         ("took", _took(state)),
-        ("output", ", ".join(outputs) or "none"),
+        ("output", ", ".join(state.get("outputs", [])) or "none"),
     ]
     cells = "".join(f"<div><dt>{k}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts if v)
     return (
-        f'<h1>{escape(plan.pipeline)} <span class="pill {_tone(word)}">{escape(word)}</span></h1>'
-        f"<dl class=facts>{cells}</dl>"
+        f"<h1>{escape(plan.pipeline)} {_pill(word)}</h1><dl class=facts>{cells}</dl>{_error(state)}"
     )
 
 
-def _output(entry: object) -> str:
-    return str(entry.get("path", entry)) if isinstance(entry, dict) else str(entry)
+def _error(state: dict[str, Any]) -> str:
+    if not state.get("error"):
+        return ""
+    hint = f"<p>{escape(state['hint'])}</p>" if state.get("hint") else ""
+    return f"<section class=wrong><pre>{escape(state['error'])}</pre>{hint}</section>"
+
+
+def _pill(word: str) -> str:
+    return f'<span class="pill {_tone(word)}">{escape(WORDS.get(word, word))}</span>'
 
 
 def _tone(word: str) -> str:
-    good = ("done", "finished", "completed", "complete", "cached", "pass", "passed", "success")
-    bad = ("failed", "fail", "crashed", "error", "stopped")
-    return "good" if word.lower() in good else "bad" if word.lower() in bad else "open"
+    good, bad = ("completed", "cached", "pass"), ("failed", "fail", "check-failed")
+    return "good" if word in good else "bad" if word in bad else "open"
 
 
 def _moment(value: object) -> datetime | None:
@@ -155,13 +159,10 @@ def _checks(plan: Plan, state: dict[str, Any]) -> str:
     rows = []
     for check in plan.checks:
         entry = done.get(check.text, {})
-        verdict = str(entry.get("verdict", entry.get("result", "not reached")))
-        known = ("text", "verdict", "result")
-        detail = ", ".join(f"{k} {v}" for k, v in entry.items() if k not in known and v is not None)
         rows.append(
             f"<tr><td><code>{escape(check.text)}</code>"
-            f'<td><span class="pill {_tone(verdict)}">{escape(verdict)}</span>'
-            f"<td>{escape(detail)}</tr>"
+            f"<td>{_pill(entry.get('verdict', 'not reached'))}"
+            f"<td>{escape(entry.get('detail') or '')}</tr>"
         )
     return f"<table><tbody>{''.join(rows)}</tbody></table>"
 
@@ -178,18 +179,25 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def _cost(entry: dict[str, Any]) -> str:
+    """Time and peak memory of making the artifact, in this run or in the one that made it."""
+    seconds = entry.get("made_in_seconds", entry.get("seconds"))
+    if seconds is None:
+        return ""
+    peak = entry.get("peak_bytes")
+    return _duration(seconds) + (f" · {peak / 2**30:.2f} GiB" if peak else "")
+
+
 def _stage(stage: PlannedStage, state: dict[str, Any]) -> str:
     entry = state.get("stages", {}).get(stage.name, {})
     word = str(entry.get("state", stage.state))
-    seconds = entry.get("seconds")
-    time = _duration(seconds) if isinstance(seconds, (int, float)) else ""
+    time = _cost(entry)
     inside = "".join(_stage(inner, state) for inner in stage.body)
     doc = f"<p>{escape(stage.doc)}</p>" if stage.doc else ""
     reason = escape(str(entry.get("reason") or stage.reason))
-    pill = f'<span class="pill {_tone(word)}">{escape(WORDS.get(word, word))}</span>'
     return (
         f"<details class=stage><summary><b>{escape(stage.name)}</b> <code>{escape(stage.verb)}"
-        f"</code>{pill if stage.key else ''}<span class=time>{time}</span></summary>"
+        f"</code>{_pill(word) if stage.key else ''}<span class=time>{time}</span></summary>"
         f"{doc}<p class=quiet>{reason}</p>{_table(sorted(stage.settings.items()))}{inside}"
         "</details>"
     )

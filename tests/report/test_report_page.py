@@ -35,16 +35,18 @@ def make_run(root: Path) -> tuple[Plan, Path, Store]:
     (run / "metrics" / "policy.jsonl").write_text(text)
     state = {
         "id": "r1",
-        "state": "done",
+        "state": "completed",
         "started": "2026-01-01T10:00:00+00:00",
         "ended": "2026-01-01T10:02:05+00:00",
         "stages": {
-            "after": {"state": "done", "key": "k1", "seconds": 3.2, "reason": HOSTILE},
+            "after": {"state": "completed", "key": "k1", "seconds": 3.2, "reason": HOSTILE},
             "tries": {"state": "cached", "key": "k2", "seconds": 0.0},
             "gone": {"state": "failed", "key": "k3"},
         },
-        "checks": [{"text": "after.mean > 0.2", "verdict": "pass"}],
-        "outputs": [],
+        "checks": [{"text": "after.mean > 0.2", "verdict": "pass", "detail": "mean 0.5"}],
+        "outputs": ["models/x"],
+        "error": HOSTILE,
+        "hint": "try again",
     }
     (run / "run.json").write_text(json.dumps(state))
     return _plan(), run, store
@@ -92,6 +94,9 @@ def test_the_page_tells_results_checks_and_times(tmp_path: Path) -> None:
     assert ">pass<" in page
     assert "2 min 5 s" in page
     assert "torch" in page
+    assert "models/x" in page
+    assert "try again" in page
+    assert "mean 0.5" in page
 
 
 def test_curves_and_samples_travel_inside_the_page(tmp_path: Path) -> None:

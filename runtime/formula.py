@@ -54,7 +54,10 @@ def _detach(x: Tensor) -> Tensor:
 
 
 def _clamp(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-    return torch.clamp(x, low, high)  # type: ignore[call-overload,no-any-return]
+    if not isinstance(low, Tensor) and not isinstance(high, Tensor):
+        return x.clamp(low, high)
+    floor, ceiling = (torch.as_tensor(bound).to(x) for bound in (low, high))
+    return torch.minimum(torch.maximum(x, floor), ceiling)
 
 
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
@@ -247,7 +250,7 @@ class _Lowering:
     def _reduce(self, term: Term) -> fx.Node:
         source = self.formula.terms[term.args[0]].level
         kind = str(term.attr("kind"))
-        options = {"ddof": int(term.attr("ddof"))} if kind in ("std", "var") else {}
+        options: dict[str, Any] = {"ddof": int(term.attr("ddof"))} if kind in ("std", "var") else {}
         args = (
             self.nodes[term.args[0]],
             self._input(f"{source}_to_{term.level}"),

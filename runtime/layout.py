@@ -97,7 +97,9 @@ class Layout:
             return torch.arange(self.size(fine), device=device)
         if coarse is Level.POSITION:
             key = self.sequence_group[self.token_sequence] * (len(self.token_index) + 1)
-            return torch.unique(key + self.token_index, return_inverse=True)[1]
+            _, position = torch.unique(key + self.token_index, return_inverse=True)
+            assert isinstance(position, Tensor)
+            return position
         if fine is Level.POSITION:
             position = self.index(Level.TOKEN, Level.POSITION)
             group = torch.zeros(self.size(Level.POSITION), dtype=torch.long, device=device)

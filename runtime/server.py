@@ -84,7 +84,7 @@ def _start(folder: Path, say: Callable[[str], None]) -> str:
     deadline = time.monotonic() + START_SECONDS
     while not _healthy(url):
         if process.poll() is not None or time.monotonic() > deadline:
-            process.poll() is None and process.kill()
+            process.kill()
             raise StageError(
                 f"the Prefect server did not start; its log is {log}",
                 hint=_last_line(log),

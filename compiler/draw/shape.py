@@ -43,7 +43,7 @@ def boxes(graph: Graph, plan: Plan | None) -> list[Box]:
 def arrows(graph: Graph) -> list[Arrow]:
     """Every edge with the type it carries. What enters a repeat goes to the stages that use it."""
     types = {stage.name: str(stage.type) for stage in graph.stages}
-    found = []
+    found: list[Arrow] = []
     for stage in graph.stages:
         if stage.verb == "repeat":
             found += _inside(stage, types)

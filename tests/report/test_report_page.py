@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grape.compiler.plan import Plan, PlannedCheck, PlannedStage
-from grape.runtime.artifacts import Completion, Report, Rollouts, Score
+from grape.runtime.artifacts import Artifact, Completion, Report, Rollouts, Score
 from grape.runtime.report import MOST_POINTS, write_report
 from grape.runtime.store import MANIFEST, Store
 
@@ -23,7 +23,8 @@ def make_run(root: Path) -> tuple[Plan, Path, Store]:
         for i in range(20)
     ]
     rows = [Completion("i", 0, "p", [1], "t", [1], [0.0], True, reward=0.5, parts={"exact": 0.5})]
-    for key, artifact in {"k1": Report(scores), "k2": Rollouts(rows, {})}.items():
+    made: dict[str, Artifact] = {"k1": Report(scores), "k2": Rollouts(rows, {})}
+    for key, artifact in made.items():
         store.path(key).mkdir(parents=True)
         artifact.save(store.path(key))
         (store.path(key) / MANIFEST).write_text("{}")

@@ -201,6 +201,7 @@ def _record(runner: Runner, started: str, state: str) -> None:
             "checks": result.checks,
             "outputs": result.outputs,
             "error": result.error,
+            "hint": result.hint,
         },
     )
 

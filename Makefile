@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-all lint type fmt goldens table wheel-check clean
+.PHONY: quickstart test test-all lint type fmt table wheel-check clean
 
 quickstart: $(VENV)/.run  ## Train SmolLM2 on additions: SFT, then GRPO; about ten minutes on two cores
 	$(BIN)/grape run pipelines/quickstart.grape
@@ -31,6 +31,9 @@ fmt: $(VENV)/.dev
 
 wheel-check: $(VENV)/.dev  ## sdist, wheel, an empty environment, and the shipped library linted from it
 	bash tests/packaging/wheel_check.sh $(PYTHON)
+
+table: $(VENV)/.dev  ## The saved parse table, after a change of the grammar
+	$(BIN)/python -c 'from grape.dsl.parse import write_table; write_table()'
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

@@ -74,8 +74,8 @@ def endless(tmp_path: Path) -> dict[str, Any]:
 
 def left(marker: str) -> list[str]:
     """Processes whose command line mentions the marker."""
-    done = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
-    return [line for line in done.stdout.splitlines() if marker in line and "ps -eo" not in line]
+    done = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if marker in line and "ps -eww" not in line]
 
 
 def test_a_stage_publishes_its_artifact(tmp_path: Path) -> None:
@@ -115,12 +115,14 @@ def test_the_life_line_ends_what_its_starter_left(tmp_path: Path) -> None:
         " stop=threading.Event(), emit=print)"
     )
     starter = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
-    deadline = time.monotonic() + 10
-    while not any("grape.runtime.worker" in line for line in left(str(tmp_path))):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    starter.send_signal(signal.SIGKILL)
-    starter.wait()
+    try:
+        deadline = time.monotonic() + 20
+        while not any("grape.runtime.worker" in line for line in left(str(tmp_path))):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        starter.send_signal(signal.SIGKILL)
+        starter.wait()
     deadline = time.monotonic() + 10
     while left(str(tmp_path)):
         assert time.monotonic() < deadline

@@ -1,0 +1,92 @@
+"""From a file to a model through Prefect: the tiny twins of the shipped pipelines, for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from grape.runtime import server
+from grape.runtime.cli import main
+
+TINY = Path(__file__).parents[2] / "pipelines" / "tiny"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Prefect server of its own, stopped afterwards."""
+    before = {name: os.environ.get(name) for name in ("GRAPE_HOME", "PREFECT_HOME")}
+    os.environ["GRAPE_HOME"] = str(tmp_path_factory.mktemp("home"))
+    os.environ.pop("PREFECT_HOME", None)
+    yield
+    os.environ.pop("PREFECT_API_URL", None)
+    server.stop()
+    for name, value in before.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture(autouse=True)
+def no_foreign_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(TINY, folder, dirs_exist_ok=True)
+    return folder
+
+
+def test_a_run_trains_a_model_and_a_second_run_does_nothing(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(project / "quickstart.grape")
+    assert main(["run", file, "--set", "rounds=2"]) == 0
+    first = capsys.readouterr()
+    assert "quickstart: completed" in first.out and "check after.mean" in first.out
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    output = project / "models" / "adder"
+    AutoModelForCausalLM.from_pretrained(output)
+    AutoTokenizer.from_pretrained(output)
+
+    assert main(["runs", str(project), "--format", "json"]) == 0
+    run = json.loads(capsys.readouterr().out)["runs"][0]
+    lines = Path(run["metrics"]["next"]).read_text().splitlines()
+    assert len(lines) == 2
+    assert {"stage", "round", "update", "seconds", "tokens", "loss"} <= set(json.loads(lines[0]))
+    assert (Path(run["folder"]) / "report.html").is_file()
+
+    start = time.monotonic()
+    assert main(["run", file, "--set", "rounds=2"]) == 0
+    assert time.monotonic() - start < 10
+    assert "completed in" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["preference", "rejection"])
+def test_the_other_twins_run(project: Path, name: str) -> None:
+    assert main(["run", str(project / f"{name}.grape"), "--quiet"]) == 0
+
+
+def test_a_bad_row_gives_a_line_and_no_trace(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "data" / "sums.jsonl").write_text('{"a": 1, "b": 2, "sum": 3}\n{"a": \n')
+    assert main(["run", str(project / "quickstart.grape"), "--quiet"]) == 4
+    captured = capsys.readouterr()
+    assert "line 2" in captured.out and "Traceback" not in captured.out + captured.err
+
+
+def test_an_unreachable_server_gives_one_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    assert main(["run", str(project / "preference.grape"), "--quiet"]) == 4
+    assert "does not answer" in capsys.readouterr().out

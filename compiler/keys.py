@@ -15,11 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from grape.compiler.graph import Stage
+from grape.compiler.graph import Edge, Stage
+from grape.compiler.verbs import VERBS, verb
 
 KEY_VERSION = 1
-NEUTRAL = frozenset({"checkpoint", "micro_tokens", "timeout"})
-"""Settings that change how work is done and not what comes out."""
+NEUTRAL: dict[str, frozenset[str]] = {"train": frozenset({"checkpoint", "micro_tokens"})}
+"""By verb: settings that change how work is done and not what comes out."""
 
 
 def digest(document: object) -> str:
@@ -29,30 +30,36 @@ def digest(document: object) -> str:
 
 
 class Files:
-    """Digests of files, remembered by path, size and time of change."""
+    """Digests of files, remembered by path as long as size and time of change stay."""
 
     def __init__(self, memory: Path | None) -> None:
         self.memory = memory
-        self.known: dict[str, str] = {}
+        self.known: dict[str, list[Any]] = _remembered(memory)
         self.changed = False
-        if memory is not None and memory.is_file():
-            self.known = json.loads(memory.read_text(encoding="utf-8"))
 
     def digest(self, path: Path) -> str:
-        """Digest of a file's bytes, or of all files of a folder. ValueError when it is missing."""
+        """Digest of a file's bytes, or of all files of a folder by name. ValueError when it is
+        missing or cannot be read."""
         if path.is_dir():
             inside = sorted(item for item in path.rglob("*") if item.is_file())
-            return digest([[str(item.relative_to(path)), self.digest(item)] for item in inside])
+            return digest(
+                [[item.relative_to(path).as_posix(), self.digest(item)] for item in inside]
+            )
+        name = str(path.resolve())
         try:
             facts = path.stat()
-        except OSError:
-            raise ValueError(f"there is no file `{path}`") from None
-        name = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}"
-        if name not in self.known:
+            before = self.known.get(name)
+            if before is not None and before[:2] == [facts.st_size, facts.st_mtime_ns]:
+                return str(before[2])
             with path.open("rb") as file:
-                self.known[name] = hashlib.file_digest(file, "sha256").hexdigest()
-            self.changed = True
-        return self.known[name]
+                made = hashlib.file_digest(file, "sha256").hexdigest()
+        except (FileNotFoundError, NotADirectoryError):
+            raise ValueError(f"there is no file or folder `{path}`") from None
+        except OSError as error:
+            raise ValueError(f"`{path}` cannot be read: {error.strerror}") from None
+        self.known[name] = [facts.st_size, facts.st_mtime_ns, made]
+        self.changed = True
+        return made
 
     def save(self) -> None:
         """Write the memory back; a project that cannot be written goes without."""
@@ -66,19 +73,31 @@ class Files:
             return
 
 
+def _remembered(memory: Path | None) -> dict[str, list[Any]]:
+    """What an earlier run noted. It only saves reading files again, so a memory that cannot be
+    read, or is of another make, is started anew."""
+    try:
+        noted = json.loads(memory.read_text(encoding="utf-8")) if memory else {}
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(noted, dict):
+        return {}
+    return {k: v for k, v in noted.items() if isinstance(v, list) and len(v) == 3}
+
+
 def key_document(
     stage: Stage, version: str, inputs: Mapping[str, str], project: Path, files: Files
 ) -> dict[str, Any]:
     """What the key of a stage is a digest of. `inputs` maps stage names to keys (or, in a repeat,
-    to positions)."""
+    to positions). ValueError when a file that the stage reads is missing."""
     document: dict[str, Any] = {
         "key": KEY_VERSION,
         "verb": stage.verb,
         "version": version,
-        "settings": {k: v for k, v in stage.settings.items() if k not in NEUTRAL},
+        "settings": _relevant(stage),
         "inputs": [
             [edge.port if stage.verb != "repeat" else "", inputs[edge.source], edge.view]
-            for edge in stage.inputs
+            for edge in _by_port(stage)
         ],
     }
     if stage.formula is not None:
@@ -87,10 +106,30 @@ def key_document(
         document["formula"] = formula
     if stage.reward is not None:
         document["reward"] = stage.reward
-    contents = {name: files.digest(path) for name, path in _reads(stage, project)}
+    try:
+        contents = {name: files.digest(path) for name, path in _reads(stage, project)}
+    except ValueError as error:
+        raise ValueError(f"`{stage.name}`: {error}") from None
     if contents:
         document["files"] = contents
     return document
+
+
+def _relevant(stage: Stage) -> dict[str, Any]:
+    """The settings that can change what comes out. A reward's `timeout` can only where a late
+    reward gets a number; elsewhere it stops the run, and nothing comes out."""
+    neutral = NEUTRAL.get(stage.verb, frozenset())
+    if stage.settings.get("on_error") == "stop":
+        neutral |= {"timeout"}
+    return {name: value for name, value in stage.settings.items() if name not in neutral}
+
+
+def _by_port(stage: Stage) -> list[Edge]:
+    """Inputs in the order of the verb's ports, whatever the order of `name = value` in the file."""
+    if stage.verb not in VERBS:
+        return list(stage.inputs)
+    places = {port.name: place for place, port in enumerate(verb(stage.verb).ports)}
+    return sorted(stage.inputs, key=lambda edge: places[edge.port])
 
 
 def _reads(stage: Stage, project: Path) -> Iterator[tuple[str, Path]]:
@@ -108,11 +147,13 @@ def _reads(stage: Stage, project: Path) -> Iterator[tuple[str, Path]]:
 
 
 def model_path(source: str, project: Path) -> Path:
-    """The file or folder of a model source. ValueError when its package is not installed."""
+    """The file or folder of a model source. ValueError when its package is not installed.
+
+    The package is only looked up, never imported; for that its name may have no dot."""
     if not source.startswith("package:"):
         return project / source
     package, _, inside = source.removeprefix("package:").partition("/")
-    spec = find_spec(package)
+    spec = find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"the Python package `{package}` is not installed")
     return Path(next(iter(spec.submodule_search_locations))) / inside

@@ -1,8 +1,14 @@
-"""`Graph` to `Plan`: every setting written out, every stage with its key, state and reason."""
+"""`Graph` to `Plan`: every setting written out, every stage with its key, state and reason.
+
+It reads the files that stages read, to digest them; what the store holds and what the last run was
+made of are told by the caller.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -32,13 +38,13 @@ def make_plan(
     files = Files(project / ".grape" / "digests.json")
     documents = documents_of(graph, project, files)
     files.save()
+    numbers = estimates(graph.stages)
     stages: list[PlannedStage] = []
     for stage in graph.stages:
-        document = documents[stage.name]
-        key = digest(document)
+        key = digest(documents[stage.name])
         state = state_of(key)
-        reason = _reason(stage, document, state, (previous or {}).get(stage.name), stages)
-        stages.append(_planned(stage, key, state, reason))
+        reason = _reason(stage, documents, state, previous or {})
+        stages.append(_planned(stage, key, state, reason, numbers[stage.name]))
     return Plan(
         edition=EDITION,
         pipeline=graph.pipeline,
@@ -94,7 +100,10 @@ def verb_version(name: str) -> str:
     return "1" if name == "repeat" else verb(name).version
 
 
-def _planned(stage: typed.Stage, key: str, state: State, reason: str) -> PlannedStage:
+def _planned(
+    stage: typed.Stage, key: str, state: State, reason: str, estimate: dict[str, Any]
+) -> PlannedStage:
+    inside = estimates(stage.body)
     return PlannedStage(
         name=stage.name,
         verb=stage.verb,
@@ -106,28 +115,73 @@ def _planned(stage: typed.Stage, key: str, state: State, reason: str) -> Planned
         key=key,
         state=state,
         reason=reason,
-        estimate=_estimate(stage),
+        estimate=estimate,
         doc=stage.doc,
         file=stage.span.source.path,
         line=stage.span.line,
-        body=tuple(_planned(inner, "", state, reason) for inner in stage.body),
+        body=tuple(_planned(inner, "", state, reason, inside[inner.name]) for inner in stage.body),
         next=stage.next,
     )
 
 
-def _estimate(stage: typed.Stage) -> dict[str, Any]:
-    """What follows from the settings alone."""
+# --- estimates ---------------------------------------------------------------------------------
+
+
+def estimates(stages: Sequence[typed.Stage]) -> dict[str, dict[str, Any]]:
+    """By stage name: the numbers that follow from the settings alone. What only the data tells is
+    left out. The numbers of a repeat's body are those of one round."""
+    found: dict[str, dict[str, Any]] = {}
+    for stage in stages:
+        found[stage.name] = _estimate(stage, found)
+    return found
+
+
+def _estimate(stage: typed.Stage, before: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     settings = stage.settings
-    if stage.verb == "repeat":
-        return {"rounds": settings["rounds"]}
-    if stage.verb == "sample" and settings["prompts"] is not None:
-        completions = settings["prompts"] * settings["group"]
-        return {
-            "prompts": settings["prompts"],
-            "completions": completions,
-            "max_new_tokens": completions * settings["max_tokens"],
-        }
+    match stage.verb:
+        case "sample" if settings["prompts"] is not None:
+            completions = settings["prompts"] * settings["group"]
+            return {
+                "prompts": settings["prompts"],
+                "completions": completions,
+                "max_new_tokens": completions * settings["max_tokens"],
+            }
+        case "score":
+            made = before.get(stage.inputs[0].source, {})
+            return {name: made[name] for name in ("prompts", "completions") if name in made}
+        case "train":
+            source = next((edge.source for edge in stage.inputs if edge.port == "data"), "")
+            return _updates(settings, before.get(source, {}))
+        case "repeat":
+            return _rounds(stage)
     return {}
+
+
+def _updates(settings: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
+    """Optimizer steps on known completions; a group stays in one step, so that a step holds as
+    many groups as fit."""
+    if "completions" not in made or settings["overlong"] != "error":
+        return {}
+    group = made["completions"] // made["prompts"]
+    size = settings["sequences_per_update"] or made["completions"]
+    steps = math.ceil(made["prompts"] / max(1, size // group)) * settings["epochs"]
+    limit = settings["updates"]
+    return {
+        "sequences": made["completions"],
+        "updates": steps if limit is None else min(steps, limit),
+    }
+
+
+def _rounds(stage: typed.Stage) -> dict[str, Any]:
+    """The sums over all rounds of what is known of every stage that has the number."""
+    rounds = stage.settings["rounds"]
+    inside = estimates(stage.body)
+    total: dict[str, Any] = {"rounds": rounds}
+    for verb_name, number in (("sample", "completions"), ("train", "updates")):
+        of_verb = [inside[item.name] for item in stage.body if item.verb == verb_name]
+        if of_verb and all(number in one for one in of_verb):
+            total[number] = rounds * sum(int(one[number]) for one in of_verb)
+    return total
 
 
 # --- reasons ----------------------------------------------------------------------------------
@@ -135,46 +189,65 @@ def _estimate(stage: typed.Stage) -> dict[str, Any]:
 
 def _reason(
     stage: typed.Stage,
-    document: dict[str, Any],
+    documents: Mapping[str, dict[str, Any]],
     state: State,
-    before: dict[str, Any] | None,
-    planned: list[PlannedStage],
+    previous: Mapping[str, Any],
 ) -> str:
     if state == "cached":
         return "in the store"
     if state == "resume":
         return "goes on from its checkpoint"
-    if before is None or before == document:
+    before, now = previous.get(stage.name), documents[stage.name]
+    if before is None or before == now:
         return "not made yet"
-    states = {item.name: item.state for item in planned}
-    changed = _difference(before, document)
-    upstream = [edge.source for edge in stage.inputs if states.get(edge.source) != "cached"]
-    if changed == "inputs" and upstream:
-        return f"downstream of `{upstream[0]}`"
-    return "inputs changed" if changed == "inputs" else changed
+    changes = list(_changes(before, now, stage.body))
+    if before.get("inputs") != now["inputs"]:
+        changes += _changed_inputs(stage, documents, previous)
+    return ", ".join(changes) or "Grape changed how it makes this"
 
 
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first thing that differs between two key documents, in words."""
+def _changed_inputs(
+    stage: typed.Stage, documents: Mapping[str, dict[str, Any]], previous: Mapping[str, Any]
+) -> list[str]:
+    """Which inputs are not what they were, in words: a source by itself, the first stage."""
+    names = dict.fromkeys(edge.source for edge in stage.inputs)
+    changed = [name for name in names if previous.get(name, {}) != documents[name]]
+    stages = [name for name in changed if documents[name]["inputs"]]
+    if stages:
+        return [f"downstream of `{stages[0]}`"]
+    return [f"input `{name}` changed" for name in changed] or ["takes other inputs"]
+
+
+def _changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], body: Sequence[typed.Stage], of: str = ""
+) -> Iterator[str]:
+    """What differs between two key documents apart from the inputs, in words."""
     if before.get("verb") != now["verb"]:
-        return f"{before.get('verb')} → {now['verb']}"
+        yield f"{before.get('verb')} → {now['verb']}{of}"
+        return
     old, new = before.get("settings", {}), now["settings"]
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
-            return f"{name}: {old.get(name)} → {new.get(name)}"
-    for name, words in (("formula", "algorithm changed"), ("reward", "reward changed")):
+            yield f"{name}{of}{_shown(old.get(name), new.get(name))}"
+    for name, words in (("formula", "algorithm"), ("reward", "reward")):
         if before.get(name) != now.get(name):
-            return words
+            yield f"{words}{of} changed"
     if before.get("files") != now.get("files"):
-        return f"{', '.join(now.get('files', {})) or 'files'} changed on disk"
-    for place, (one, other) in enumerate(
-        zip(before.get("body", ()), now.get("body", ()), strict=False)
-    ):
-        if one != other:
-            return f"{other['verb']} (stage {place + 1} of the body): {_difference(one, other)}"
-    if before.get("inputs") != now["inputs"]:
-        return "inputs"
-    return "Grape changed how it makes this"
+        yield f"{', '.join(now.get('files', {})) or 'files'}{of} changed on disk"
+    pairs = list(zip(before.get("body", ()), now.get("body", ()), body, strict=False))
+    if len(before.get("body", ())) != len(body) or before.get("next") != now.get("next"):
+        yield "stages of the repeat changed"
+    else:
+        for one, other, stage in pairs:
+            yield from _changes(one, other, (), f" of `{stage.name}`")
+            if one.get("inputs") != other["inputs"]:
+                yield f"`{stage.name}` takes other inputs"
+
+
+def _shown(old: object, new: object) -> str:
+    """`: 1 → 2` for values that fit on a line."""
+    one, other = (json.dumps(value, ensure_ascii=False) for value in (old, new))
+    return f": {one} → {other}" if len(one) + len(other) <= 40 else " changed"
 
 
 def _versions() -> list[tuple[str, str]]:

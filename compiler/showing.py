@@ -1,4 +1,7 @@
-"""A plan as a table for a person, and as the documented JSON."""
+"""A plan as a table for a person, and as the documented JSON.
+
+Both say what a run would do and why; neither looks at the store or at files.
+"""
 
 from __future__ import annotations
 
@@ -45,14 +48,14 @@ def plan_text(plan: Plan) -> str:
     for stage in plan.stages:
         rows.append(_row(stage, ""))
         rows += [_row(inner, "  ") for inner in stage.body]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
     lines = [f"{plan.pipeline}  {_params(plan)}".rstrip(), ""]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         lines.append("  " + "  ".join([*cells, row[4]]).rstrip())
-    lines.append("")
-    lines += [f"  check   {check.text}" for check in plan.checks]
-    lines += [f"  output  {output.ref.stage} as {output.path}" for output in plan.outputs]
+    after = [f"  check   {check.text}" for check in plan.checks]
+    after += [f"  output  {output.ref.stage} as {output.path}" for output in plan.outputs]
+    lines += ["", *after] if after else []
     to_run = sum(stage.state != "cached" for stage in plan.stages)
     lines += ["", f"{to_run} of {len(plan.stages)} stages to run"]
     return "\n".join(lines)
@@ -68,17 +71,35 @@ def _row(stage: PlannedStage, indent: str) -> tuple[str, str, str, str, str]:
 
 
 def _numbers(stage: PlannedStage) -> str:
-    settings = stage.settings
-    if stage.verb == "repeat":
-        return f"{settings['rounds']} rounds"
-    if stage.verb == "sample":
-        prompts = settings["prompts"] or "all"
-        total = f" = {prompts * settings['group']} completions" if settings["prompts"] else ""
-        return f"{prompts} prompts × {settings['group']}{total}, ≤ {settings['max_tokens']} tokens"
-    if stage.verb == "train" and stage.formula is not None:
-        size = settings["sequences_per_update"]
-        sequences = f", {size} sequences per update" if size else ""
-        return f"{stage.formula['name']}, lr {settings['lr']:g}{sequences}"
-    if stage.verb == "evaluate":
-        return f"{settings['prompts'] or 'all'} prompts × {settings['group']}"
+    settings, known = stage.settings, stage.estimate
+    match stage.verb:
+        case "repeat":
+            parts = [f"{settings['rounds']} rounds"]
+            parts += [
+                f"{known[name]:,} {name}" for name in ("completions", "updates") if name in known
+            ]
+            return ", ".join(parts)
+        case "sample":
+            prompts = settings["prompts"] or "all"
+            total = f" = {known['completions']} completions" if "completions" in known else ""
+            size = f"{prompts} prompts × {settings['group']}{total}"
+            return f"{size}, ≤ {settings['max_tokens']} tokens"
+        case "train":
+            assert stage.formula is not None
+            parts = [stage.formula["name"], f"lr {settings['lr']:g}"]
+            if settings["epochs"] > 1:
+                parts.append(f"{settings['epochs']} epochs")
+            if settings["sequences_per_update"]:
+                parts.append(f"{settings['sequences_per_update']} sequences per update")
+            if "updates" in known:
+                parts.append(_count(known["updates"], "update"))
+            elif settings["updates"]:
+                parts.append(f"≤ {_count(settings['updates'], 'update')}")
+            return ", ".join(parts)
+        case "evaluate":
+            return f"{settings['prompts'] or 'all'} prompts × {settings['group']}"
     return ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import Any
 from grape.runtime.errors import StageError
 
 MANIFEST = "manifest.json"
+_POLL_SECONDS = 0.1
 
 
 @contextmanager
@@ -90,30 +92,48 @@ class Store:
             _flush(folder)
             target = self.path(key)
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                folder.rename(target)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-                shutil.rmtree(folder)
+            self._settle(key, folder)
             _flush(target.parent)
             shutil.rmtree(self.root / "work" / key, ignore_errors=True)
         return target
 
+    def _settle(self, key: str, folder: Path) -> None:
+        """Rename a finished folder into place; a whole artifact that is there already stays."""
+        target = self.path(key)
+        try:
+            folder.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if self.has(key):
+                shutil.rmtree(folder)
+            else:  # somebody deleted half of it: it would never count, and never make room
+                target.rename(self.temporary() / "broken")
+                self._settle(key, folder)
+
     @contextmanager
-    def lock(self, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold the right to make one artifact. `waiting` is called once if another process has
-        it; the kernel gives it back when that process ends, however it ends."""
+    def lock(
+        self,
+        key: str,
+        waiting: Callable[[], None] = lambda: None,
+        *,
+        poll: Callable[[], None] = lambda: None,
+    ) -> Iterator[None]:
+        """Hold the right to make one artifact.
+
+        While another process has it, `waiting` is called once and `poll` again and again; what
+        `poll` raises ends the wait. The kernel gives the lock back when its holder ends, however
+        it ends."""
         with readable_errors(self.root):
             folder = self.root / "locks"
             folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(folder / key, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _locked(handle):
                 waiting()
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                while not _locked(handle):
+                    poll()
+                    time.sleep(_POLL_SECONDS)
             yield
         finally:
             os.close(handle)
@@ -121,8 +141,18 @@ class Store:
     def sweep(self) -> None:
         """Remove what dead processes left half written."""
         for folder in (self.root / "tmp").glob("*-*"):
-            if not _alive(int(folder.name.split("-")[0])):
+            process = folder.name.split("-")[0]
+            if process.isdecimal() and not _alive(int(process)):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(handle: int) -> bool:
+    """Take the lock of an open file if nobody has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _flush(path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import shutil
-import time
-from multiprocessing.synchronize import Barrier, Event
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,83 +16,109 @@ import pytest
 from grape.runtime.errors import StageError
 from grape.runtime.store import Store, readable_errors
 
-CONTEXT = multiprocessing.get_context("fork")
-WRITERS = 4
-
 
 def publish(root: Path, text: str, key: str = "k") -> Path:
     store = Store(root)
     folder = store.temporary()
-    (folder / "inner").mkdir()
-    for number in range(20):
-        (folder / "inner" / f"{number}.txt").write_text(text)
+    (folder / "a.txt").write_text(text)
     return store.publish(key, folder, {"by": text})
 
 
-def racer(root: Path, text: str, start: Barrier) -> None:
-    start.wait(20)
-    publish(root, text)
+RACER = """
+import sys
+from pathlib import Path
+from grape.runtime.store import Store
+store = Store(Path(sys.argv[1]))
+folder = store.temporary()
+(folder / "inner").mkdir()
+for number in range(20):
+    (folder / "inner" / f"{number}.txt").write_text(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+store.publish("k", folder, {"by": sys.argv[2]})
+"""
+HOLDER = """
+import sys
+from pathlib import Path
+from grape.runtime.store import Store
+with Store(Path(sys.argv[1])).lock("k"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
 
 
-def test_of_two_processes_one_artifact_stays_whole(tmp_path: Path) -> None:
-    start = CONTEXT.Barrier(WRITERS)
-    racers = [
-        CONTEXT.Process(target=racer, args=(tmp_path, f"w{number}", start))
-        for number in range(WRITERS)
-    ]
-    for process in racers:
-        process.start()
-    for process in racers:
-        process.join(30)
-    assert [process.exitcode for process in racers] == [0] * WRITERS
+@contextmanager
+def other(code: str, *words: object) -> Iterator[Callable[[], None]]:
+    """A process that has said it is ready; the call lets it go on. A fresh one, for a fork of a
+    process with threads may hang."""
+    command = [sys.executable, "-c", code, *map(str, words)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        stdin = process.stdin
+        assert process.stdout.readline().strip() in ("ready", "held")
+        gone = False
+
+        def release() -> None:
+            nonlocal gone
+            if not gone:
+                gone = True
+                stdin.write("\n")
+                stdin.flush()
+
+        try:
+            yield release
+            release()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+def test_of_several_processes_one_artifact_stays_whole(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        writers = [stack.enter_context(other(RACER, tmp_path, f"w{n}")) for n in range(3)]
+        for release in writers:
+            release()
     store = Store(tmp_path)
     winner = store.manifest("k")["by"]
-    assert {path.read_text() for path in store.path("k").rglob("*.txt")} == {winner}
+    texts = [path.read_text() for path in store.path("k").rglob("*.txt")]
+    assert texts == [winner] * 20
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def holder(root: Path, held: Event, release: Event) -> None:
-    with Store(root).lock("k"):
-        held.set()
-        release.wait(20)
-
-
 def test_a_lock_waits_says_so_once_and_goes_on(tmp_path: Path) -> None:
-    held, release = CONTEXT.Event(), CONTEXT.Event()
-    process = CONTEXT.Process(target=holder, args=(tmp_path, held, release))
-    process.start()
-    assert held.wait(20)
     said: list[str] = []
-    with Store(tmp_path).lock("k", lambda: said.append("waiting"), poll=release.set):
-        assert release.is_set()
-    process.join(20)
-    assert said == ["waiting"] and process.exitcode == 0
+    polls: list[int] = []
+
+    with other(HOLDER, tmp_path) as release:
+
+        def poll() -> None:
+            polls.append(1)
+            if len(polls) == 2:
+                release()
+
+        with Store(tmp_path).lock("k", lambda: said.append("waiting"), poll=poll):
+            assert len(polls) >= 2
+    assert said == ["waiting"]
 
 
 def test_a_wait_can_be_ended(tmp_path: Path) -> None:
-    held, release = CONTEXT.Event(), CONTEXT.Event()
-    process = CONTEXT.Process(target=holder, args=(tmp_path, held, release))
-    process.start()
-    assert held.wait(20)
-
     def stop() -> None:
         raise StageError("stopped")
 
-    start = time.monotonic()
-    with pytest.raises(StageError, match="stopped"), Store(tmp_path).lock("k", poll=stop):
+    with (
+        other(HOLDER, tmp_path),
+        pytest.raises(StageError, match="stopped"),
+        Store(tmp_path).lock("k", poll=stop),
+    ):
         raise AssertionError("the lock is held elsewhere")
-    assert time.monotonic() - start < 5
-    release.set()
-    process.join(20)
 
 
 def test_a_killed_holder_gives_its_lock_back(tmp_path: Path) -> None:
-    held, release = CONTEXT.Event(), CONTEXT.Event()
-    process = CONTEXT.Process(target=holder, args=(tmp_path, held, release))
-    process.start()
-    assert held.wait(20)
-    process.kill()
-    process.join(20)
+    code = HOLDER.replace("sys.stdin.readline()", "import os; os.kill(os.getpid(), 9)")
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout == "held\n" and done.returncode == -9
     with Store(tmp_path).lock("k", lambda: pytest.fail("nobody holds it")):
         pass
 
@@ -109,7 +136,7 @@ def test_an_artifact_without_its_manifest_is_replaced(tmp_path: Path) -> None:
     assert not store.has("k")
     publish(tmp_path, "new")
     assert store.manifest("k") == {"by": "new"}
-    assert (path / "inner" / "0.txt").read_text() == "new"
+    assert (path / "a.txt").read_text() == "new"
 
 
 def test_nothing_is_there_before_the_rename(

@@ -321,6 +321,9 @@ def _reduction(scope: _Scope, name: str, node: ast.Call) -> int:
         raise scope.refuse(
             "G301", f"there is no level `{first.per.name}`{hint}", first.per.span
         ) from None
+    if target in (Level.STEP, Level.VOCAB):
+        message = f"the level `{target}` is part of the language, but this version has none yet"
+        raise scope.refuse("G309", message, first.per.span)
     if target is Level.PAIR and scope.on != "Preferences":
         raise scope.refuse("G307", f"{scope.on} have no pairs", first.per.span)
     value = _expr(scope, first.value)

@@ -29,6 +29,9 @@ fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/grape fmt pipelines
 
+table: $(VENV)/.dev  ## The saved parse table, after a change of the grammar or of Lark
+	$(BIN)/python -m grape.dsl.table
+
 wheel-check: $(VENV)/.dev  ## sdist, wheel, an empty environment, and the shipped library linted from it
 	bash tests/packaging/wheel_check.sh $(PYTHON)
 

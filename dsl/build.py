@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from typing import Any
+from typing import Any, TypeVar
 
 from lark import Token, Transformer
 
@@ -51,11 +51,13 @@ _LEVELS: tuple[frozenset[str], ...] = (
 _PRECEDENCE = {op: level for level, ops in enumerate(_LEVELS) for op in ops}
 _NOT, _NEGATE, _POWER = 2, 5, 5
 MAX_OPERANDS = 200
+MAX_NESTING = 200
 MAX_DIGITS = 40
+_E = TypeVar("_E", bound=ast.Expr)
 
 
 class Builder(Transformer[Token, Any]):
-    """Makes records for `source`, which the parser sets before each parse."""
+    """Makes records for `source`, which `begin` sets before each parse."""
 
     def __init__(self) -> None:
         super().__init__(visit_tokens=False)
@@ -63,7 +65,16 @@ class Builder(Transformer[Token, Any]):
         self.findings: list[Finding] = []
         self.docs: dict[int, str] = {}
         """Line on which a documented thing starts, to its doc text."""
+        self.skipped = False
+        """Whether something written was left out of the tree."""
         self._settings_end = Span(self.source, 0, 0)
+        self._depths: dict[int, tuple[float, ast.Expr]] = {}
+
+    def begin(self, source: Source, docs: dict[int, str]) -> None:
+        """Forget the last text and build for this one."""
+        self.source, self.docs = source, docs
+        self.findings, self.skipped = [], False
+        self._depths.clear()
 
     # --- places -------------------------------------------------------------------------------
 
@@ -75,10 +86,27 @@ class Builder(Transformer[Token, Any]):
         return ast.Ident(str(token), self._span(token))
 
     def _doc(self, span: Span) -> str | None:
-        return self.docs.get(span.line)
+        line, column = self.source.position(span.start)
+        first = not self.source.line_text(line)[: column - 1].strip()
+        return self.docs.get(line) if first else None
 
     def _report(self, code: str, message: str, span: Span, fix: Fix | None = None) -> None:
         self.findings.append(Finding(code, message, span, fix=fix))
+
+    def _nested(self, made: _E, *parts: ast.Expr) -> _E | ast.Number:
+        """`made`, unless its `parts` nest so deep that later phases could not walk it."""
+        depth = 1 + max(
+            self._depths[id(part)][0] if id(part) in self._depths else 0 for part in parts
+        )
+        if depth <= MAX_NESTING:
+            self._depths[id(made)] = depth, made
+            return made
+        if depth <= MAX_NESTING + 1:
+            self._report("G006", "this expression nests too deep; name parts of it", made.span)
+        self.skipped = True
+        stand_in = ast.Number(0, "int", made.span)
+        self._depths[id(stand_in)] = float("inf"), stand_in
+        return stand_in
 
     # --- expressions --------------------------------------------------------------------------
 
@@ -98,8 +126,9 @@ class Builder(Transformer[Token, Any]):
                 fix = Fix(f"write {close[0]}", (Edit(span, match[1] + close[0]),), safe=False)
             self._report("G003", f"`{unit}` is not a unit{hint}", span, fix)
             unit = ""
-        if len(digits) > MAX_DIGITS or float(digits) in (float("inf"),):
+        if len(digits) > MAX_DIGITS or float(digits) * UNITS[unit][1] == float("inf"):
             self._report("G004", "this number is too large to mean anything", span)
+            self.skipped = True
             return ast.Number(0, "int", span)
         kind, scale = UNITS[unit]
         whole = digits.isdigit()
@@ -133,6 +162,10 @@ class Builder(Transformer[Token, Any]):
         def one(match: re.Match[str]) -> str:
             what = match[1]
             if what[0] == "u" and len(what) == 5:
+                if 0xD800 <= int(what[1:], 16) <= 0xDFFF:
+                    half = f"`\\{what}` is half a character; write the character itself"
+                    self._report("G005", half, self._span(token))
+                    return "\ufffd"
                 return chr(int(what[1:], 16))
             if what not in _ESCAPES:
                 self._report(
@@ -151,32 +184,31 @@ class Builder(Transformer[Token, Any]):
             return ast.Bool(token == "true", self._span(token))
         return ast.Name(str(token), self._span(token))
 
-    def list_(self, children: list[Any]) -> ast.List:
+    def list_(self, children: list[Any]) -> ast.Expr:
         first, *items, last = children
-        return ast.List(
-            tuple(item for item in items if item is not None),
-            self._span(first).to(self._span(last)),
-        )
+        kept = tuple(item for item in items if item is not None)
+        made = ast.List(kept, self._span(first).to(self._span(last)))
+        return self._nested(made, made, *kept)
 
     def group(self, children: list[Any]) -> ast.Expr:
         inner: ast.Expr = children[1]
         return inner
 
-    def member(self, children: list[Any]) -> ast.Member:
+    def member(self, children: list[Any]) -> ast.Expr:
         value, token = children
-        return ast.Member(value, self._ident(token), value.span.to(self._span(token)))
+        made = ast.Member(value, self._ident(token), value.span.to(self._span(token)))
+        return self._nested(made, value)
 
-    def index(self, children: list[Any]) -> ast.Index:
+    def index(self, children: list[Any]) -> ast.Expr:
         value, _, key, close = children
-        return ast.Index(value, key, value.span.to(self._span(close)))
+        made = ast.Index(value, key, value.span.to(self._span(close)))
+        return self._nested(made, value, key)
 
-    def call(self, children: list[Any]) -> ast.Call:
+    def call(self, children: list[Any]) -> ast.Expr:
         function, _, *args, close = children
-        return ast.Call(
-            function,
-            tuple(arg for arg in args if arg is not None),
-            function.span.to(self._span(close)),
-        )
+        kept = tuple(arg for arg in args if arg is not None)
+        made = ast.Call(function, kept, function.span.to(self._span(close)))
+        return self._nested(made, function, *(arg.value for arg in kept))
 
     def named(self, children: list[Any]) -> ast.Arg:
         name, value = self._ident(children[0]), children[1]
@@ -189,9 +221,10 @@ class Builder(Transformer[Token, Any]):
         ident = self._ident(level)
         return ast.Arg(None, value, ident, value.span.to(ident.span))
 
-    def conditional(self, children: list[Any]) -> ast.Conditional:
+    def conditional(self, children: list[Any]) -> ast.Expr:
         start, test, yes, no = children
-        return ast.Conditional(test, yes, no, self._span(start).to(no.span))
+        made = ast.Conditional(test, yes, no, self._span(start).to(no.span))
+        return self._nested(made, test, yes, no)
 
     def flat(self, children: list[Any]) -> ast.Expr:
         if len(children) == 1:
@@ -201,6 +234,7 @@ class Builder(Transformer[Token, Any]):
             first = children[0]
             span = self._span(first) if isinstance(first, Token) else first.span
             self._report("G006", "this expression has too many operators; name parts of it", span)
+            self.skipped = True
             return ast.Number(0, "int", span)
         items = list(reversed(children))
         return self._climb(items, 0)
@@ -214,7 +248,7 @@ class Builder(Transformer[Token, Any]):
                 break
             items.pop()
             right = self._climb(items, level if op == "^" else level + 1)
-            left = ast.Binary(op, left, right, left.span.to(right.span))
+            left = self._nested(ast.Binary(op, left, right, left.span.to(right.span)), left, right)
         return left
 
     def _prefix(self, items: list[Any]) -> ast.Expr:
@@ -224,9 +258,9 @@ class Builder(Transformer[Token, Any]):
             return operand
         if item.type == "NOT":
             inner = self._climb(items, _NOT)
-            return ast.Unary("not", inner, self._span(item).to(inner.span))
+            return self._nested(ast.Unary("not", inner, self._span(item).to(inner.span)), inner)
         inner = self._climb(items, _NEGATE)
-        return ast.Unary("-", inner, self._span(item).to(inner.span))
+        return self._nested(ast.Unary("-", inner, self._span(item).to(inner.span)), inner)
 
     # --- pipelines ----------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _TOKEN = re.compile(
     r"(?P<newline>\r?\n)|(?P<space>[ \t\f]+)|(?P<comment>\#[^\n]*)"
-    r'|(?P<string>r?"""(?:[^\\]|\\.)*?"""|r"[^"\n]*"|"(?:[^"\\\n]|\\.)*")'
+    r'|(?P<string>r?"""(?:[^\\]|\\.)*?"""|r"[^"\n]*"|"(?:[^"\\\n]|\\.)*"|r?"[^\n]*)'
     r"|(?P<number>[0-9][0-9_]*(?:\.[0-9][0-9_]*)?(?:[eE][+-]?[0-9]+)?[A-Za-z%]*)"
     r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<open>[({\[])|(?P<close>[)}\]])"
     r"|(?P<op>==|!=|<=|>=|[-+*/^<>=])|(?P<comma>,)|(?P<colon>:)|(?P<dot>\.)|(?P<other>.)",
@@ -35,6 +35,8 @@ _OPERATOR_WORDS = frozenset(
         "to",
     ]
 )
+_EXPRESSION_WORDS = ("maximize", "minimize", "check", "until", "every", "repeat", "output")
+"""Statements that begin with an expression: `check (a + b) > 1` is no call."""
 _BLOCK_WORDS = frozenset(["pipeline", "algorithm", "rubric", "reward"])
 INDENT = "  "
 
@@ -129,13 +131,14 @@ def _join(line: list[_Token]) -> str:
     before: _Token | None = None
     unary = False
     for token in line:
-        if before is not None and _space(before, token, unary):
+        starts = before is line[0] and before.text in _EXPRESSION_WORDS and token.kind == "open"
+        if before is not None and (starts or _space(before, token, unary)):
             text += "  " if token.kind == "comment" and text.strip() else " "
         unary = token.text == "-" and (
             before is None
             or before.kind in ("op", "open", "comma", "colon")
             or before.text in _OPERATOR_WORDS
-            or before.text in ("maximize", "minimize", "check", "until", "every", "repeat")
+            or before.text in (*_EXPRESSION_WORDS, "weight", "when")
         )
         text += token.text
         before = token

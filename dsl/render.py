@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 from unicodedata import east_asian_width
@@ -12,6 +13,8 @@ from grape.dsl.source import Span
 
 _COLORS = {"error": "\x1b[31m", "warning": "\x1b[33m", "bold": "\x1b[1m", "dim": "\x1b[2m"}
 _RESET = "\x1b[0m"
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+"""What a terminal would obey rather than show."""
 
 
 def human(findings: Sequence[Finding], *, color: bool = False, limit: int | None = None) -> str:
@@ -59,6 +62,7 @@ def _excerpt(span: Span, mark: str, text: str, paint: str, color: bool) -> list[
     before = "".join("\t" if char == "\t" else " " * _width(char) for char in source[: column - 1])
     marked = sum(_width(char) for char in source[column - 1 : column - 1 + length])
     number = f"{line:>4}"
+    source = _CONTROL.sub("\ufffd", source)
     under = _paint(mark * max(1, marked) + text, paint, color)
     return [f"{number} | {source}", f"     | {before}{under}"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
@@ -42,16 +43,30 @@ class Verdict:
 
 
 def judge(check: PlannedCheck, reports: Mapping[str, Report]) -> Verdict:
-    """Evaluate one check on the reports of the run."""
+    """Evaluate one check on the reports of the run. What has no data is inconclusive."""
+    names = sorted(_stages(check.test))
+    for name in names:
+        lacking = _lacking(reports[name])
+        if lacking:
+            return Verdict(check.text, "inconclusive", f"{name} has {lacking}")
     if check.confidence is not None:
         return _paired(check, reports)
     try:
         holds = bool(_value(check.test, reports))
     except ZeroDivisionError:
         return Verdict(check.text, "inconclusive", "a division by zero")
-    names = sorted(_stages(check.test))
     detail = ", ".join(_interval(name, reports[name]) for name in names)
     return Verdict(check.text, "pass" if holds else "fail", detail)
+
+
+def _lacking(report: Report) -> str:
+    """What keeps a report from being judged; empty when nothing does."""
+    if not report.scores:
+        return "no items"
+    rewards = [reward for score in report.scores for reward in score.rewards]
+    if any(not score.rewards for score in report.scores):
+        return "items without completions"
+    return "" if all(map(isfinite, rewards)) else "rewards that are no numbers"
 
 
 def _interval(name: str, report: Report) -> str:

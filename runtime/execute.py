@@ -6,7 +6,7 @@ checkpoints; its stages run by the same functions as those outside.
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from grape.compiler.plan import PlannedStage, Ref
 from grape.runtime.artifacts import TEXT_ARTIFACTS
 from grape.runtime.context import Context, Emit
+from grape.runtime.store import readable_errors
 from grape.runtime.verbs import run_of
 
 Open = Callable[[Ref], Any]
@@ -88,27 +89,29 @@ def _repeat(region: PlannedStage, open_input: Open, project: Path, work: Path, e
 
 
 def _save(work: Path, policy: Any, states: dict[str, dict[str, Any]], done: int) -> None:
-    """A checkpoint between two rounds, whole or not at all."""
+    """A checkpoint between two rounds, whole or not at all: the last one stays until then."""
     import torch
 
-    fresh, target = work / "checkpoint.new", work / "checkpoint"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    target = work / "checkpoint"
+    fresh = work / "state.pt.new"
     trainers = {
         name: state["trainer"].state_dict() for name, state in states.items() if "trainer" in state
     }
-    torch.save(
-        {
-            "model": policy.model.state_dict(),
-            "adapter": policy.adapter,
-            "updates": policy.updates,
-            "trainers": trainers,
-            "done": done,
-        },
-        fresh / "state.pt",
-    )
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
+    with readable_errors(work), fresh.open("wb") as file:
+        torch.save(
+            {
+                "model": policy.model.state_dict(),
+                "adapter": policy.adapter,
+                "updates": policy.updates,
+                "trainers": trainers,
+                "done": done,
+            },
+            file,
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    target.mkdir(exist_ok=True)
+    fresh.replace(target / "state.pt")
 
 
 def _restore(work: Path, policy: Any, states: dict[str, dict[str, Any]]) -> int:

@@ -11,8 +11,9 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from grape.compiler.plan import PlannedStage
 from grape.runtime.errors import StageError
-from grape.runtime.process import Cancelled
+from grape.runtime.process import Cancelled, stopping
 from grape.runtime.server import home
 
 if TYPE_CHECKING:
@@ -29,74 +30,110 @@ def _settings(url: str) -> None:
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_TASKS_DEFAULT_NO_CACHE", "true")
     os.environ.setdefault("PREFECT_RESULTS_PERSIST_BY_DEFAULT", "false")
+    direct = ("127.0.0.1", "localhost", os.environ.get("NO_PROXY") or os.environ.get("no_proxy"))
+    os.environ["NO_PROXY"] = ",".join(part for part in direct if part)
 
 
 def run_flow(runner: Runner, url: str) -> None:
-    """Run every stage of the plan; how it went is in `runner.result`."""
+    """Run every stage of the plan; how it went is in `runner.result`.
+
+    Raises StageError when Prefect cannot begin the run. A server that is lost later is noted and
+    changes nothing: the artifacts are in the store."""
     _settings(url)
-    from prefect import flow, task
+    import httpx
+    from prefect import flow
+    from prefect.exceptions import PrefectException, TerminationSignal
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    for name in ("EventsWorker", "prefect", "prefect.events", "prefect._internal"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    begun = threading.Event()
+
+    def body() -> Any:
+        begun.set()
+        return _body(runner)
+
+    made: Any = flow(name=f"grape {runner.plan.pipeline}", flow_run_name=runner.result.id)(body)
+    try:
+        with temporary_settings(updates={PREFECT_API_URL: url}):
+            made(return_state=True)
+    except TerminationSignal:  # SIGTERM before or after the body, where Prefect's handler stands
+        runner.stop.set()
+    except (PrefectException, httpx.HTTPError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if not begun.is_set():
+            raise StageError(
+                f"the Prefect server at {url} does not take the run: {reason}",
+                hint="`grape server stop` ends the one that Grape owns; the next run starts anew",
+            ) from error
+        runner.emit({"event": "note", "text": f"Prefect did not record the end: {reason}"})
+
+
+def _body(runner: Runner) -> Any:
+    """Submit the stages, wait for them all, and tell Prefect how it went."""
+    from prefect.context import FlowRunContext
     from prefect.futures import wait
     from prefect.states import Cancelled as CancelledState
     from prefect.states import Completed, Failed
 
-    for name in ("EventsWorker", "prefect", "prefect.events", "prefect._internal"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    from grape.runtime.reporter import Reporter
 
-    def body() -> Any:
-        futures: dict[str, Any] = {}
-        for stage in runner.plan.stages:
-            made = task(
-                name=stage.verb,
-                task_run_name=stage.name,
-                tags=["grape", stage.verb],
-                persist_result=False,
-            )(lambda inputs, stage=stage: runner.run_stage(stage))
-            inputs = {port: futures[ref.stage] for port, ref in stage.inputs.items()}
-            futures[stage.name] = made.submit(inputs)
-        watcher = threading.Thread(target=_watch, args=(runner,), daemon=True)
+    context = FlowRunContext.get()
+    assert context is not None and context.flow_run is not None
+    reporter = Reporter(context.flow_run.id)
+    runner.listeners.append(reporter.take)
+    watcher = threading.Thread(target=_watch, args=(runner, context.flow_run.id), daemon=True)
+    futures: dict[str, Any] = {}
+    with stopping(runner.stop):  # Prefect's own SIGTERM handler would not reach the stages
         watcher.start()
+        for stage in runner.plan.stages:
+            inputs = {port: futures[ref.stage] for port, ref in stage.inputs.items()}
+            futures[stage.name] = _task(runner, stage, reporter).submit(inputs)
         wait(list(futures.values()))
-        if runner.stop.is_set():
+    reporter.close()
+    if runner.stop.is_set():
+        return CancelledState(message="stopped by the user")
+    if runner.result.error:
+        return Failed(message=runner.result.error)
+    return Completed(message="every stage is in the store")
+
+
+def _task(runner: Runner, stage: PlannedStage, reporter: Any) -> Any:
+    from prefect import task
+    from prefect.context import TaskRunContext
+    from prefect.states import Cancelled as CancelledState
+
+    def supervise(inputs: dict[str, str]) -> Any:
+        context = TaskRunContext.get()
+        assert context is not None
+        reporter.began(stage.name, context.task_run.id)
+        try:
+            return runner.run_stage(stage)
+        except Cancelled:
             return CancelledState(message="stopped by the user")
-        if runner.result.error:
-            return Failed(message=runner.result.error)
-        return Completed(message="every stage is in the store")
 
-    made: Any = flow(name=f"grape {runner.plan.pipeline}", flow_run_name=runner.result.id)(body)
-    try:
-        state = made(return_state=True)
-    except (Cancelled, StageError):
-        return
-    if not (state.is_completed() or runner.stop.is_set() or runner.result.error):
-        raise StageError(
-            f"Prefect ended the run as {state.name}: {state.message or 'no reason given'}",
-            hint="`grape server status` shows the server; its log is beside its database",
-        )
+    return task(
+        name=stage.verb,
+        task_run_name=stage.name,
+        tags=["grape", stage.verb],
+        persist_result=False,
+    )(supervise)
 
 
-def _watch(runner: Runner) -> None:
+def _watch(runner: Runner, flow_run: Any) -> None:
     """Set the stop event when the flow run is cancelled from Prefect's side. A server that does
     not answer is no reason to stop training."""
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectException
 
-    name = runner.result.id
     while not runner.stop.wait(POLL_SECONDS):
         try:
             with get_client(sync_client=True) as client:
-                from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
-
-                runs = client.read_flow_runs(
-                    flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[name]))
-                )
-        except (PrefectException, httpx.HTTPError, OSError):
+                state = client.read_flow_run(flow_run).state
+        except (PrefectException, httpx.HTTPError, OSError, RuntimeError):
             continue
-        if (
-            runs
-            and runs[0].state is not None
-            and runs[0].state.type.value in ("CANCELLING", "CANCELLED")
-        ):
+        if state is not None and state.type.value in ("CANCELLING", "CANCELLED"):
             runner.stop.set()
-        if runs and runs[0].state is not None and runs[0].state.is_final():
+        if state is not None and state.is_final():
             return

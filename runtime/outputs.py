@@ -26,17 +26,30 @@ def publish(plan: Plan, output: PlannedOutput, store: Store, run: str) -> Path:
             f"`{output.path}` is there already, and Grape did not write it",
             hint="move it away, or choose another path in `output`",
         )
-    stage = plan.stage(output.ref.stage)
-    fresh = target.with_name(f".{target.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        _swap_in(plan, plan.stage(output.ref.stage), store, run, target)
+    except OSError as error:
+        raise StageError(
+            f"the output `{output.path}` could not be written: {error.strerror or error}",
+            hint="every stage is in the store; make room or permission, and run again",
+        ) from error
+    return target
+
+
+def _swap_in(plan: Plan, stage: PlannedStage, store: Store, run: str, target: Path) -> None:
+    """Write the folder beside its place, then let it take the place of the last one."""
+    fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     fresh.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(store.path(stage.key), fresh, ignore=shutil.ignore_patterns(MANIFEST))
     (fresh / "README.md").write_text(_card(plan, stage, run), encoding="utf-8")
     mark = {"run": run, "key": stage.key, "pipeline": plan.pipeline, "versions": plan.versions}
     (fresh / MARK).write_text(json.dumps(mark, indent=2), encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
     fresh.rename(target)
-    return target
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _card(plan: Plan, stage: PlannedStage, run: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from grape.compiler.graph import Graph
+from grape.compiler.keys import Files
 from grape.compiler.plan import Plan
-from grape.compiler.planning import make_plan
+from grape.compiler.planning import documents_of, make_plan
 from grape.runtime.errors import UsageError
 from grape.runtime.runs import last_key_documents
 from grape.runtime.store import Store
@@ -42,3 +43,10 @@ def prepare(graph: Graph, file: Path) -> Plan:
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def key_documents(graph: Graph, file: Path) -> dict[str, dict[str, Any]]:
+    """What the keys of the stages are made of: a run keeps it, so that the next plan can say what
+    changed since."""
+    project = file.resolve().parent
+    return documents_of(graph, project, Files(root_of(project) / "digests.json"))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from grape.compiler.plan import Plan, PlannedStage
@@ -18,7 +18,7 @@ from grape.runtime.artifacts import Report
 from grape.runtime.checking import judge
 from grape.runtime.errors import StageError
 from grape.runtime.outputs import publish
-from grape.runtime.process import Cancelled, run_job
+from grape.runtime.process import Cancelled, run_job, stopping
 from grape.runtime.runs import new_run, write_record
 from grape.runtime.server import ensure_server
 from grape.runtime.store import Store
@@ -55,27 +55,40 @@ class Runner:
         self.store = Store(root / "store")
         self.folder = folder
         self.stop = threading.Event()
-        self.on_event = on_event
+        self.listeners = [on_event]
         self.result = RunResult(folder.name, folder)
         self._lock = threading.Lock()
         self._machine = threading.Semaphore(1)
         self.keys = {stage.name: stage.key for stage in plan.stages}
         self.kinds = {stage.name: stage.type for stage in plan.stages}
+        names = [stage.name for stage in plan.stages]
+        names += [inner.name for stage in plan.stages for inner in stage.body]
+        self._uses = Counter(names)
+        self._spent: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 
-    def emit(self, event: dict[str, Any]) -> None:
-        """Record metrics, then tell whoever watches."""
+    def emit(self, event: dict[str, Any], region: str = "") -> None:
+        """Record metrics and times, then tell whoever watches. `region` is the repeat whose
+        stage the event comes from."""
         with self._lock:
             if event["event"] == "metrics":
-                row = {name: value for name, value in event.items() if name != "event"}
-                path = self.folder / "metrics" / f"{event['stage']}.jsonl"
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-            self.on_event(event)
+                self._note_metrics(event, region)
+            elif event["event"] == "timing":
+                self._spent[region][event["stage"]] += event["seconds"]
+            for listener in self.listeners:
+                listener(event)
+
+    def _note_metrics(self, event: dict[str, Any], region: str) -> None:
+        """One file per stage; two repeats whose stages have equal names get two files."""
+        name = event["stage"]
+        file_name = name if self._uses[name] == 1 else f"{region}.{name}"
+        row = {key: value for key, value in event.items() if key != "event"}
+        path = self.folder / "metrics" / f"{file_name}.jsonl"
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
     def run_stage(self, stage: PlannedStage) -> str:
         """Make one stage's artifact unless the store has it; its key."""
-        if self.stop.is_set():
-            raise Cancelled
+        self.go_on()
         if self.store.has(stage.key):
             self._settle(stage, "cached", 0.0)
             return stage.key
@@ -86,21 +99,43 @@ class Runner:
             self.emit({"event": "note", "text": text})
 
         try:
-            with self.store.lock(stage.key, waiting):
+            with self.store.lock(stage.key, waiting, poll=self.go_on):
                 if not self.store.has(stage.key):
                     with self._turn(stage):
-                        run_job(self._job(stage), self.folder, stop=self.stop, emit=self.emit)
+                        self._work(stage)
         except Cancelled:
             self._settle(stage, "cancelled", time.monotonic() - start)
             raise
         except StageError as error:
-            self._settle(stage, "failed", time.monotonic() - start)
-            with self._lock:
-                self.result.error = self.result.error or error.message
-                self.result.hint = self.result.hint or error.hint
+            self._failed(stage, error.message, error.hint, time.monotonic() - start)
+            raise
+        except Exception as error:  # the boundary: what nobody foresaw is one line and a log
+            log = self.folder / "logs" / f"{stage.name}.supervisor.log"
+            log.parent.mkdir(exist_ok=True)
+            log.write_text(traceback.format_exc(), encoding="utf-8")
+            message = f"`{stage.name}`: {type(error).__name__}: {error}"
+            self._failed(stage, message, f"see {log}", time.monotonic() - start)
             raise
         self._settle(stage, "completed", time.monotonic() - start)
         return stage.key
+
+    def go_on(self) -> None:
+        """Raises Cancelled when the run is to stop."""
+        if self.stop.is_set():
+            raise Cancelled
+
+    def _work(self, stage: PlannedStage) -> None:
+        def emit(event: dict[str, Any]) -> None:
+            self.emit(event, stage.name)
+
+        run_job(self._job(stage), self.folder, stop=self.stop, emit=emit)
+
+    def _failed(self, stage: PlannedStage, message: str, hint: str | None, seconds: float) -> None:
+        """The first failure is the run's reason."""
+        self._settle(stage, "failed", seconds)
+        with self._lock:
+            if self.result.error is None:
+                self.result.error, self.result.hint = message, hint
 
     @contextlib.contextmanager
     def _turn(self, stage: PlannedStage) -> Iterator[None]:
@@ -108,8 +143,7 @@ class Runner:
         accelerator, and each is then more than twice as slow."""
         heavy = stage.verb in _HEAVY
         while heavy and not self._machine.acquire(timeout=0.2):
-            if self.stop.is_set():
-                raise Cancelled
+            self.go_on()
         try:
             self.emit({"event": "started", "stage": stage.name})
             yield
@@ -124,6 +158,7 @@ class Runner:
             "project": self.plan.project,
             "keys": self.keys,
             "kinds": self.kinds,
+            "versions": self.plan.versions,
         }
 
     def _settle(self, stage: PlannedStage, state: str, seconds: float) -> None:
@@ -132,6 +167,9 @@ class Runner:
             manifest = self.store.manifest(stage.key)
             row["made_in_seconds"] = manifest["seconds"]
             row["peak_bytes"] = manifest["peak_bytes"]
+        if stage.name in self._spent:
+            spent = self._spent[stage.name]
+            row["body_seconds"] = {name: round(total, 1) for name, total in spent.items()}
         with self._lock:
             self.result.stages[stage.name] = {**row, "reason": stage.reason}
         self.emit({"event": "settled", "stage": stage.name, **row})
@@ -140,6 +178,9 @@ class Runner:
 
     def conclude(self) -> None:
         """Judge the checks; publish the outputs only when all pass."""
+        for stage in self.plan.stages:
+            if not self.store.has(stage.key):
+                raise StageError(f"`{stage.name}` was not made, and nobody said why")
         reports = {
             stage.name: Report.load(self.store.path(stage.key))
             for stage in self.plan.stages
@@ -153,33 +194,39 @@ class Runner:
         for output in self.plan.outputs:
             path = publish(self.plan, output, self.store, self.result.id)
             self.result.outputs.append(str(path))
+        self.result.state = "completed"
 
 
-def run_plan(plan: Plan, *, root: Path, on_event: OnEvent) -> RunResult:
+def run_plan(
+    plan: Plan, *, root: Path, on_event: OnEvent, documents: Mapping[str, Any] | None = None
+) -> RunResult:
     """Run a plan through Prefect and keep its record under `root / "runs"`.
 
-    Events are those of `runtime.context`, and `started` and `settled` of stages. Raises StageError
-    when the run cannot begin: no server, no store."""
+    Events are those of `runtime.context`, and `started` and `settled` of stages. `documents` are
+    the key documents of the stages, kept so that the next plan can say what changed. Raises
+    StageError when the store cannot be written; a run that fails later says so in its result."""
     store = Store(root / "store")
     store.sweep()
-    folder = new_run(root, plan)
+    folder = new_run(root, plan, documents)
     runner = Runner(plan, root, folder, on_event)
+    runner.result.state = "failed"  # until it is known to be something else
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     _record(runner, started, "running")
-    with _signals(runner.stop):
+    with stopping(runner.stop):
         try:
-            url = ensure_server(lambda text: runner.emit({"event": "note", "text": text}))
+            url = ensure_server(
+                lambda text: runner.emit({"event": "note", "text": text}), poll=runner.go_on
+            )
             from grape.runtime.flow import run_flow
 
             run_flow(runner, url)
             if runner.stop.is_set():
                 runner.result.state = "cancelled"
-            elif runner.result.error:
-                runner.result.state = "failed"
-            else:
+            elif not runner.result.error:
                 runner.conclude()
+        except Cancelled:
+            runner.result.state = "cancelled"
         except StageError as error:
-            runner.result.state = "failed"
             runner.result.error, runner.result.hint = error.message, error.hint
         finally:
             _record(runner, started, runner.result.state)
@@ -204,21 +251,3 @@ def _record(runner: Runner, started: str, state: str) -> None:
             "hint": result.hint,
         },
     )
-
-
-@contextlib.contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set the stop event; every waiting place looks at it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

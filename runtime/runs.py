@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,18 @@ from grape.compiler.plan import Plan
 from grape.runtime.store import readable_errors
 
 
-def new_run(root: Path, plan: Plan) -> Path:
-    """A folder for a run, with its plan. Its name is the run's id."""
+def new_run(root: Path, plan: Plan, documents: Mapping[str, Any] | None = None) -> Path:
+    """A folder for a run, with its plan and the key documents of its stages. Its name is the
+    run's id."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = root / "runs" / name
     with readable_errors(root):
         (folder / "metrics").mkdir(parents=True)
+        (folder / "logs").mkdir()
         (folder / "plan.json").write_text(plan.model_dump_json(indent=2), encoding="utf-8")
+        if documents is not None:
+            text = json.dumps(documents, ensure_ascii=False)
+            (folder / "keys.json").write_text(text, encoding="utf-8")
     return folder
 
 
@@ -43,9 +49,8 @@ def list_runs(root: Path) -> list[dict[str, Any]]:
 def last_key_documents(root: Path, pipeline: str) -> dict[str, Any]:
     """Key documents of the newest run of a pipeline, by stage; empty when there is none."""
     for record in list_runs(root):
-        if record["pipeline"] == pipeline:
-            path = Path(record["folder"]) / "keys.json"
-            if path.is_file():
-                document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-                return document
+        path = Path(record["folder"]) / "keys.json"
+        if record["pipeline"] == pipeline and path.is_file():
+            document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return document
     return {}

@@ -44,21 +44,37 @@ def main(argv: list[str]) -> int:
     except StageError as error:
         events.emit({"event": "error", "message": error.message, "hint": error.hint})
         return 1
-    except MemoryError:
-        events.emit({"event": "error", "message": "the machine ran out of memory", "hint": None})
-        return 1
     except Exception as error:
         traceback.print_exc()
-        first = (str(error).splitlines() or [""])[0]
-        events.emit(
-            {
-                "event": "error",
-                "message": f"{type(error).__name__}: {first}",
-                "hint": f"the whole story is in {job['log']}",
-            }
-        )
+        events.emit({"event": "error", **_reason(error, job)})
         return 1
     return 0
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")
+_NO_ROOM = ("No space left on device", "file write failed")
+
+
+def _reason(error: Exception, job: dict[str, Any]) -> dict[str, str]:
+    """An error that no stage foresaw, in one line. Libraries tell of a full memory or a full disk
+    by errors of their own, known by their words only."""
+    text = str(error)
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+        return {
+            "message": f"memory ran out; this process had used {used:.1f} GiB of the machine's",
+            "hint": "lower `micro_tokens` or `sequences_per_update`, or train an adapter",
+        }
+    if any(words in text for words in _NO_ROOM):
+        return {
+            "message": f"the disk that holds {job['store']} is full",
+            "hint": "make room there, and run again: finished stages are kept",
+        }
+    first = (text.splitlines() or [""])[0]
+    return {
+        "message": f"{type(error).__name__}: {first}",
+        "hint": f"the whole story is in {job['log']}",
+    }
 
 
 def _run(job: dict[str, Any], events: Events) -> None:
@@ -89,6 +105,8 @@ def _run(job: dict[str, Any], events: Events) -> None:
             "settings": stage.settings,
             "inputs": {port: keys[ref.stage] for port, ref in stage.inputs.items()},
             "seconds": round(time.monotonic() - start, 1),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": job.get("versions", {}),
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
         store.publish(stage.key, folder, manifest)

@@ -29,11 +29,11 @@ def run(args: argparse.Namespace) -> int:
     from grape.compiler.draw import FORMATS
     from grape.runtime.launch import launch, summary
 
-    graph_svg = None
+    graph_svg = documents = None
     if args.file.suffix == ".json":
         plan = _saved(args.file)
     else:
-        from grape.runtime.preparing import prepare
+        from grape.runtime.preparing import key_documents, prepare
 
         program = load(args)
         show(program.findings)
@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
         graph = program.graph(chosen_pipeline(program, args))
         plan = prepare(graph, args.file)
         graph_svg = FORMATS["svg"](graph, plan)
-    result = launch(plan, graph_svg=graph_svg, stream=None if args.quiet else sys.stderr)
+        documents = key_documents(graph, args.file)
+    stream = None if args.quiet else sys.stderr
+    result = launch(plan, graph_svg=graph_svg, stream=stream, documents=documents)
     print(summary(plan, result))
     return EXIT[result.state]
 

@@ -1,4 +1,4 @@
-"""A graph in the DOT language of Graphviz."""
+"""A graph in the DOT language of Graphviz: a repeat is a cluster, states are colours."""
 
 from __future__ import annotations
 
@@ -6,16 +6,26 @@ from grape.compiler.draw.shape import Box, arrows, boxes, title
 from grape.compiler.graph import Graph
 from grape.compiler.plan import Plan
 
+_STATES = {"cached": "#3f8f5b", "run": "#b4690e", "resume": "#2a6fb8"}
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f'"{_escaped(text)}"'
 
 
 def draw(graph: Graph, plan: Plan | None) -> str:
-    """DOT text; a repeat is a cluster. An arrow out of a repeat starts at its last stage."""
+    """DOT text. An arrow out of a repeat starts at the stage that makes its next model."""
     every = boxes(graph, plan)
-    last = {box.region: box.id for box in every if box.region is not None}
-    lines = [f"digraph {_quoted(graph.pipeline)} {{", "  rankdir=LR", "  node [shape=box]"]
+    last = {stage.name: f"{stage.name}.{stage.next}" for stage in graph.stages if stage.body}
+    lines = [
+        f"digraph {_quoted(graph.pipeline)} {{",
+        "  rankdir=LR",
+        '  node [shape=box, style=rounded, fontname="sans-serif"]',
+    ]
     for box in every:
         if box.region is not None:
             continue
@@ -33,6 +43,6 @@ def draw(graph: Graph, plan: Plan | None) -> str:
 
 
 def _node(box: Box) -> str:
-    name = box.stage.name.replace('"', '\\"')
-    style = ", style=dashed" if box.state == "cached" else ""
-    return f'  {_quoted(box.id)} [label="{name}\\n{title(box.stage)}"{style}]'
+    label = f"{_escaped(box.stage.name)}\\n{_escaped(title(box.stage))}"
+    colour = f', color="{_STATES[box.state]}", tooltip="{box.state}"' if box.state else ""
+    return f'  {_quoted(box.id)} [label="{label}"{colour}]'

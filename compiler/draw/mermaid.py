@@ -1,22 +1,33 @@
-"""A graph as a Mermaid flowchart."""
+"""A graph as a Mermaid flowchart: a repeat is a subgraph, states are colours."""
 
 from __future__ import annotations
 
-from grape.compiler.draw.shape import arrows, boxes, title
+from collections.abc import Iterable
+
+from grape.compiler.draw.shape import Box, arrows, boxes, title
 from grape.compiler.graph import Graph
 from grape.compiler.plan import Plan
 
+_STATES = {
+    "cached": "stroke:#3f8f5b,stroke-width:2px",
+    "run": "stroke:#b4690e,stroke-width:2px",
+    "resume": "stroke:#2a6fb8,stroke-width:2px",
+}
+_ENTITIES = {"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "&": "#amp;"}
+
 
 def _id(name: str) -> str:
-    return "n_" + name.replace(".", "__")
+    """A name that Mermaid takes as it is: what is no letter or digit is spelt out, so that
+    different names stay different."""
+    return "n_" + "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):x}_" for c in name)
 
 
 def _text(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return "".join(_ENTITIES.get(letter, letter) for letter in text).replace("\n", " ")
 
 
 def draw(graph: Graph, plan: Plan | None) -> str:
-    """Mermaid text; a repeat is a subgraph, states are classes."""
+    """Mermaid text. The same graph and plan give the same bytes."""
     lines = ["flowchart LR"]
     every = boxes(graph, plan)
     for box in every:
@@ -26,17 +37,24 @@ def draw(graph: Graph, plan: Plan | None) -> str:
         if inner:
             label = _text(f"{title(box.stage)} · {box.stage.name}")
             lines.append(f'  subgraph {_id(box.id)}["{label}"]')
-            lines += [f"  {_node(item.id, item.stage.name, title(item.stage))}" for item in inner]
+            lines += [f"  {_node(item)}" for item in inner]
             lines.append("  end")
         else:
-            lines.append(_node(box.id, box.stage.name, title(box.stage)))
+            lines.append(_node(box))
     for arrow in arrows(graph):
         lines.append(f'  {_id(arrow.source)} -- "{_text(arrow.label)}" --> {_id(arrow.target)}')
-    cached = [_id(box.id) for box in every if box.state == "cached"]
-    if cached:
-        lines += ["  classDef cached opacity:0.6", f"  class {','.join(cached)} cached"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_states(every)]) + "\n"
 
 
-def _node(id: str, name: str, below: str) -> str:
-    return f'  {_id(id)}["{_text(name)}<br/>{_text(below)}"]'
+def _node(box: Box) -> str:
+    return f'  {_id(box.id)}["{_text(box.stage.name)}<br/>{_text(title(box.stage))}"]'
+
+
+def _states(every: Iterable[Box]) -> list[str]:
+    """Classes for the states that occur."""
+    lines = []
+    for state, style in _STATES.items():
+        names = [_id(box.id) for box in every if box.state == state]
+        if names:
+            lines += [f"  classDef {state} {style}", f"  class {','.join(names)} {state}"]
+    return lines

@@ -76,3 +76,8 @@ def title(stage: Stage) -> str:
     if stage.formula is not None and stage.verb == "train":
         return f"train · {stage.formula.name}"
     return stage.verb
+
+
+def states(plan: Plan | None) -> dict[str, str]:
+    """State by stage name; nothing without a plan."""
+    return {stage.name: stage.state for stage in plan.stages} if plan else {}

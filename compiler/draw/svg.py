@@ -1,138 +1,267 @@
-"""A graph as one self-contained SVG: layers from left to right, a repeat as a frame.
+"""A graph as one self-contained SVG, from left to right; a repeat is a frame around its stages.
 
-Layers are longest paths from the sources; within a layer boxes are ordered by the mean place of
-what they come from. Colours follow the reader's light or dark preference.
+The body of a repeat is laid out first and takes part in the whole as one wide box. Colours follow
+the reader's light or dark preference, and every state is a word as well as a colour. Class names
+are prefixed, so that the drawing can stand inside a page.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
-from grape.compiler.draw.shape import Arrow, Box, arrows, boxes, title
-from grape.compiler.graph import Graph
+from grape.compiler.draw.layout import Item, Layout, Way, arrange
+from grape.compiler.draw.shape import Arrow, arrows, states, title
+from grape.compiler.graph import Graph, Stage
 from grape.compiler.plan import Plan
 
-WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 150, 46, 88, 34, 34
+HEIGHT, GAP_X, GAP_Y, MARGIN = 50.0, 112.0, 24.0, 24.0
+INNER_X, PAD, HEADER, LOOP = 118.0, 26.0, 30.0, 30.0
+WORDS = {"cached": "in store", "run": "to run", "resume": "to resume"}
 
 _STYLE = """
-  svg { font-family: system-ui, sans-serif; }
-  .box { fill: #ffffff; stroke: #6b4ea0; stroke-width: 1.4; }
-  .cached .box { stroke-dasharray: 5 3; }
-  .source .box { fill: #f3effa; }
-  .name { font-size: 13px; font-weight: 600; fill: #241a38; }
-  .verb { font-size: 11px; fill: #6a6280; }
-  .frame { fill: #6b4ea0; fill-opacity: 0.06; stroke: #6b4ea0; stroke-opacity: 0.5; }
-  .edge { fill: none; stroke: #9a8fb5; stroke-width: 1.3; }
-  .label { font-size: 10px; fill: #7d7496; }
-  @media (prefers-color-scheme: dark) {
-    .box { fill: #231d30; stroke: #b79df0; }
-    .source .box { fill: #2d2540; }
-    .name { fill: #f2eefa; } .verb, .label { fill: #b3aac8; }
-    .edge { stroke: #7d7496; }
-  }
+.gg { font-family: system-ui, -apple-system, "Segoe UI", sans-serif; --paper: #ffffff;
+  --box: #ffffff; --source: #f4f0fb; --line: #6b4ea0; --ink: #241a38; --soft: #6a6280;
+  --edge: #9a8fb5; --frame: #f8f6fd; --rim: #c9bce6; --cached: #3f8f5b; --run: #b4690e;
+  --resume: #2a6fb8; }
+.gg .paper { fill: var(--paper); }
+.gg .box { fill: var(--box); stroke: var(--line); stroke-width: 1.4; }
+.gg .source .box { fill: var(--source); }
+.gg .cached .box { stroke: var(--cached); }
+.gg .run .box { stroke: var(--run); }
+.gg .resume .box { stroke: var(--resume); }
+.gg .name { font-size: 14px; font-weight: 600; fill: var(--ink); }
+.gg .verb { font-size: 12px; fill: var(--soft); }
+.gg .state { font-size: 11px; font-weight: 600; text-anchor: end; }
+.gg .cached > .state { fill: var(--cached); }
+.gg .run > .state { fill: var(--run); }
+.gg .resume > .state { fill: var(--resume); }
+.gg .frame { fill: var(--frame); stroke: var(--rim); stroke-width: 1.2; }
+.gg .head { font-size: 13px; font-weight: 600; fill: var(--line); }
+.gg .edge { fill: none; stroke: var(--edge); stroke-width: 1.5; }
+.gg .loop { stroke-dasharray: 5 4; }
+.gg .tip { fill: var(--edge); }
+.gg .label { font-size: 11px; fill: var(--soft); stroke: var(--paper); stroke-width: 4px;
+  stroke-linejoin: round; paint-order: stroke; text-anchor: end; }
+.gg .inside .label { stroke: var(--frame); }
+@media (prefers-color-scheme: dark) {
+  .gg { --paper: #17131f; --box: #231d30; --source: #2d2540; --line: #b79df0; --ink: #f2eefa;
+    --soft: #b3aac8; --edge: #7d7496; --frame: #1d1828; --rim: #493d66; --cached: #6cc48b;
+    --run: #e5a24a; --resume: #74b0ee; }
+}
 """.strip()
 
 
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The inside of a repeat, laid out: the part of the frame that its boxes take."""
+
+    stage: Stage
+    layout: Layout
+    lines: list[Arrow]
+    entries: tuple[str, ...]
+
+    @property
+    def size(self) -> tuple[float, float]:
+        return self.layout.width + 2 * PAD, self.layout.height + HEADER + LOOP + PAD / 2
+
+    def port(self, name: str) -> float:
+        """The height of an inner item, from the middle of the frame."""
+        return HEADER + self.layout.places[name][1] - self.size[1] / 2
+
+
 def draw(graph: Graph, plan: Plan | None) -> str:
-    """SVG text. The same graph gives the same bytes."""
-    every = [box for box in boxes(graph, plan) if not box.stage.body]
-    frames = [box for box in boxes(graph, plan) if box.stage.body]
-    lines = _resolved(arrows(graph), every)
-    place = _places(every, lines)
-    width = max((x for x, _ in place.values()), default=0) + WIDTH + MARGIN
-    height = max((y for _, y in place.values()), default=0) + HEIGHT + MARGIN
+    """SVG text. The same graph and plan give the same bytes."""
+    bodies = {stage.name: _body(stage, graph) for stage in graph.stages if stage.body}
+    items = [_item(stage, bodies.get(stage.name), plan) for stage in graph.stages]
+    lines = _outer(graph, bodies)
+    layout = arrange(items, [(line.source, line.target) for line in lines], GAP_X, GAP_Y)
+    width, height = layout.width + 2 * MARGIN, layout.height + 2 * MARGIN
+    known = states(plan)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" role="img" aria-label="{escape(graph.pipeline)}">',
-        f"<style>{_STYLE}</style>",
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
-        'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#9a8fb5"/></marker></defs>',
+        f'<svg class="gg" xmlns="http://www.w3.org/2000/svg" width="{_n(width)}" '
+        f'height="{_n(height)}" viewBox="0 0 {_n(width)} {_n(height)}" role="img" '
+        f'aria-label="{escape(f"The stages of {graph.pipeline}")}">',
+        f"<style>\n{_STYLE}\n</style>",
+        '<defs><marker id="gg-tip" viewBox="0 0 8 8" refX="7.5" refY="4" markerWidth="6.5" '
+        'markerHeight="6.5" orient="auto"><path class="tip" d="M0 0.5L8 4L0 7.5z"/>'
+        "</marker></defs>",
+        '<rect class="paper" width="100%" height="100%" rx="10"/>',
+        f'<g transform="translate({_n(MARGIN)} {_n(MARGIN)})">',
     ]
-    parts += [_frame(frame, every, place) for frame in frames]
-    parts += [_edge(line, place) for line in lines]
-    parts += [_box(box, place[box.id]) for box in every]
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    for body in bodies.values():
+        parts += _frame(body, layout.places[body.stage.name], known.get(body.stage.name))
+    for line, way in zip(lines, layout.ways, strict=True):
+        parts.append(_edge(way, line.label))
+    for stage in graph.stages:
+        if not stage.body:
+            parts.append(_box(stage, layout.places[stage.name], known.get(stage.name)))
+    return "\n".join([*parts, "</g>", "</svg>"]) + "\n"
 
 
-def _resolved(lines: list[Arrow], every: list[Box]) -> list[Arrow]:
-    """Arrows between drawn boxes: what leaves a repeat starts at its last stage."""
-    last = {box.region: box.id for box in every if box.region is not None}
-    merged: dict[tuple[str, str], Arrow] = {}
+# --- what is laid out -------------------------------------------------------------------------
+
+
+def _width(stage: Stage, stated: bool = False) -> float:
+    """Wide enough for the words in a box, by a mean width of letters."""
+    state = 74.0 if stated else 0.0
+    return max(124.0, 8.2 * len(stage.name) + 26, 6.9 * len(title(stage)) + 26 + state)
+
+
+def _item(stage: Stage, body: Body | None, plan: Plan | None) -> Item:
+    if body is None:
+        return Item(stage.name, _width(stage, plan is not None), HEIGHT)
+    width, height = body.size
+    inputs = {name: body.port(f"in {name}") for name in body.entries}
+    assert stage.next is not None
+    return Item(stage.name, width, height, inputs, body.port(stage.next))
+
+
+def _body(region: Stage, graph: Graph) -> Body:
+    """The stages of a repeat, with a point on the left for each thing that comes in. The carried
+    model comes in where the model does that the repeat starts with."""
+    start = next(edge.source for edge in region.inputs if edge.port == "start")
+    inside = f"{region.name}."
+    lines = [
+        Arrow(
+            line.source.removeprefix(inside)
+            if line.source.startswith(inside)
+            else f"in {line.source}",
+            line.target.removeprefix(inside),
+            line.label,
+        )
+        for line in arrows(graph)
+        if line.target.startswith(inside)
+    ]
+    outside = [line.source.removeprefix("in ") for line in lines if line.source.startswith("in ")]
+    entries = tuple(dict.fromkeys([start, *outside]))
+    items = [Item(f"in {name}", 0, 0, output=0, pinned=True) for name in entries]
+    items += [Item(inner.name, _width(inner), HEIGHT) for inner in region.body]
+    found: dict[tuple[str, str], Arrow] = {}
     for line in lines:
-        source = last.get(line.source, line.source)
-        merged.setdefault((source, line.target), Arrow(source, line.target, line.label))
-    return list(merged.values())
+        _add(found, line)
+    return Body(region, arrange(items, list(found), INNER_X, GAP_Y), [*found.values()], entries)
 
 
-def _places(every: list[Box], lines: list[Arrow]) -> dict[str, tuple[int, int]]:
-    """The upper left corner of each box."""
-    layer: dict[str, int] = {}
-    for box in every:
-        before = [layer[line.source] for line in lines if line.target == box.id]
-        layer[box.id] = max(before, default=-1) + 1
-    columns: dict[int, list[str]] = {}
-    for box in every:
-        columns.setdefault(layer[box.id], []).append(box.id)
-    rank: dict[str, float] = {}
-    for column in sorted(columns):
-        names = columns[column]
-        names.sort(key=lambda name: _wish(name, lines, rank))
-        for number, name in enumerate(names):
-            rank[name] = max(float(number), _wish(name, lines, rank)) if number == 0 else number
-        taken = -1.0
-        for name in names:
-            taken = max(taken + 1, round(_wish(name, lines, rank)) if column else rank[name])
-            rank[name] = taken
-    return {
-        name: (
-            MARGIN + column * (WIDTH + GAP_X),
-            MARGIN + 14 + int(rank[name] * (HEIGHT + GAP_Y)),
-        )
-        for column, names in columns.items()
-        for name in names
-    }
+def _outer(graph: Graph, bodies: dict[str, Body]) -> list[Arrow]:
+    """Arrows between stages; what goes into a repeat ends at its frame."""
+    found: dict[tuple[str, str], Arrow] = {}
+    for line in arrows(graph):
+        if line.source.split(".")[0] in bodies and "." in line.source:
+            continue
+        target = line.target.split(".")[0]
+        _add(found, Arrow(line.source, target, "" if target in bodies else line.label))
+    for body in bodies.values():
+        _add(found, Arrow(body.entries[0], body.stage.name, ""))
+    order = {stage.name: place for place, stage in enumerate(graph.stages)}
+    return sorted(found.values(), key=lambda line: (order[line.target], order[line.source]))
 
 
-def _wish(name: str, lines: list[Arrow], rank: dict[str, float]) -> float:
-    """The mean place of what a box comes from."""
-    before = [rank[line.source] for line in lines if line.target == name and line.source in rank]
-    return sum(before) / len(before) if before else 0.0
+def _add(found: dict[tuple[str, str], Arrow], line: Arrow) -> None:
+    """One arrow for two boxes; it says everything that goes along it."""
+    before = found.get((line.source, line.target))
+    labels = [before.label] if before else []
+    label = ", ".join(dict.fromkeys([*labels, line.label]))
+    found[(line.source, line.target)] = Arrow(line.source, line.target, label)
 
 
-def _box(box: Box, place: tuple[int, int]) -> str:
-    x, y = place
-    kinds = " ".join(["stage", "" if box.stage.inputs else "source", box.state or ""]).split()
-    settings = "\n".join(f"{name} = {value}" for name, value in box.stage.settings.items())
+# --- drawing ----------------------------------------------------------------------------------
+
+
+def _n(value: float) -> str:
+    """A coordinate: one decimal, none when it is whole."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _box(
+    stage: Stage, place: tuple[float, float], state: str | None, *, inside: bool = False
+) -> str:
+    x, middle = place
+    y = middle - HEIGHT / 2
+    width = _width(stage, state is not None and not inside)
+    kinds = [kind for kind in ("node", "" if stage.inputs else "source", state or "") if kind]
+    word = ""
+    if state is not None and not inside:
+        at = _n(x + width - 11)
+        word = f'<text class="state" x="{at}" y="{_n(y + 38)}">{WORDS[state]}</text>'
     return (
-        f'<g class="{" ".join(kinds)}"><title>{escape(settings)}</title>'
-        f'<rect class="box" x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="8"/>'
-        f'<text class="name" x="{x + 12}" y="{y + 20}">{escape(box.stage.name)}</text>'
-        f'<text class="verb" x="{x + 12}" y="{y + 36}">{escape(title(box.stage))}</text></g>'
+        f'<g class="{" ".join(kinds)}"><title>{escape(_settings(stage))}</title>'
+        f'<rect class="box" x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(HEIGHT)}" '
+        f'rx="9"/><text class="name" x="{_n(x + 13)}" y="{_n(y + 21)}">{escape(stage.name)}</text>'
+        f'<text class="verb" x="{_n(x + 13)}" y="{_n(y + 38)}">{escape(title(stage))}</text>'
+        f"{word}</g>"
     )
 
 
-def _frame(frame: Box, every: list[Box], place: dict[str, tuple[int, int]]) -> str:
-    inside = [place[box.id] for box in every if box.region == frame.id]
-    left, top = min(x for x, _ in inside) - 16, min(y for _, y in inside) - 28
-    right = max(x for x, _ in inside) + WIDTH + 16
-    bottom = max(y for _, y in inside) + HEIGHT + 14
-    label = escape(f"{title(frame.stage)} · {frame.stage.name}")
+def _settings(stage: Stage) -> str:
+    """What hovering shows: documentation, type and settings."""
+    head = [stage.doc] if stage.doc else []
+    rows = [f"{name} = {value}" for name, value in stage.settings.items()]
+    return "\n".join([*head, f"{stage.name}: {stage.type}", *rows])
+
+
+def _frame(body: Body, place: tuple[float, float], state: str | None) -> list[str]:
+    """The frame with its header, its stages, and the way of the model to the next round."""
+    stage, (x, middle) = body.stage, place
+    width, height = body.size
+    y = middle - height / 2
+    kinds = f"region {state}" if state else "region"
+    label = escape(f"{title(stage)} · {stage.name}")
+    parts = [
+        f'<g class="{kinds}"><title>{escape(_settings(stage))}</title>'
+        f'<rect class="frame" x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" '
+        f'height="{_n(height)}" rx="14"/>'
+        f'<text class="head" x="{_n(x + 16)}" y="{_n(y + 21)}">{label}</text>'
+    ]
+    if state:
+        right = _n(x + width - 16)
+        parts.append(f'<text class="state" x="{right}" y="{_n(y + 21)}">{WORDS[state]}</text>')
+    parts.append("</g>")
+    parts.append(f'<g class="inside" transform="translate({_n(x + PAD)} {_n(y + HEADER)})">')
+    first = len(parts)
+    for name in body.entries:
+        height = body.layout.places[f"in {name}"][1]
+        parts.append(f'<path class="edge" d="M{_n(-PAD)} {_n(height)}H0"/>')
+    for line, way in zip(body.lines, body.layout.ways, strict=True):
+        parts.append(_edge(way, line.label))
+    parts += [
+        _box(inner, body.layout.places[inner.name], state, inside=True) for inner in stage.body
+    ]
+    last = next(inner for inner in stage.body if inner.name == stage.next)
+    left, at = body.layout.places[last.name]
+    end = _n(body.layout.width + PAD)
+    parts.insert(first, f'<path class="edge" d="M{_n(left + _width(last))} {_n(at)}H{end}"/>')
+    return [*parts, _loop(body, last), "</g>"]
+
+
+def _loop(body: Body, stage: Stage) -> str:
+    """From the stage that makes the next model down and back to where the model came in."""
+    x, y = body.layout.places[stage.name]
+    right = x + _width(stage) / 2
+    bottom = body.layout.height + LOOP / 2 + 2
+    back = body.layout.places[f"in {body.entries[0]}"][1]
     return (
-        f'<rect class="frame" x="{left}" y="{top}" width="{right - left}" '
-        f'height="{bottom - top}" rx="12"/>'
-        f'<text class="verb" x="{left + 12}" y="{top + 17}">{label}</text>'
+        f'<path class="edge loop" marker-end="url(#gg-tip)" d="M{_n(right)} {_n(y + HEIGHT / 2)}'
+        f'V{_n(bottom - 10)}q0 10 -10 10H{_n(4)}q-10 0 -10 -10V{_n(back + 4)}">'
+        f"<title>the model of the next round</title></path>"
     )
 
 
-def _edge(line: Arrow, place: dict[str, tuple[int, int]]) -> str:
-    (x1, y1), (x2, y2) = place[line.source], place[line.target]
-    x1, y1, y2 = x1 + WIDTH, y1 + HEIGHT // 2, y2 + HEIGHT // 2
-    bend = max(30, (x2 - x1) // 2)
-    path = f"M{x1} {y1}C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
-    label = ""
-    if x2 - x1 <= GAP_X:
-        label = (
-            f'<text class="label" text-anchor="middle" x="{(x1 + x2) // 2}" '
-            f'y="{(y1 + y2) // 2 - 6}">{escape(line.label)}</text>'
+def _edge(way: Way, label: str) -> str:
+    x, y = way.start
+    path = [f"M{_n(x)} {_n(y)}"]
+    stops: Sequence[tuple[float, float, float]] = (*way.lanes, (way.end[0] - 8, *way.end))
+    for left, right, height in stops:
+        bend = (left - x) * 0.45
+        path.append(
+            f"C{_n(x + bend)} {_n(y)} {_n(left - bend)} {_n(height)} {_n(left)} {_n(height)}"
         )
-    return f'<path class="edge" d="{path}" marker-end="url(#tip)"/>{label}'
+        if right > left:
+            path.append(f"H{_n(right)}")
+        x, y = right, height
+    text = ""
+    if label:
+        at, height = way.end
+        text = f'<text class="label" x="{_n(at - 10)}" y="{_n(height - 4)}">{escape(label)}</text>'
+    return f'<path class="edge" d="{"".join(path)}" marker-end="url(#gg-tip)"/>{text}'

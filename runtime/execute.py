@@ -35,7 +35,12 @@ def execute(stage: PlannedStage, open_input: Open, *, project: Path, work: Path,
     if stage.verb == "repeat":
         return _repeat(stage, open_input, project, work, emit)
     inputs = {port: open_input(ref) for port, ref in stage.inputs.items()}
-    return run_of(stage.verb)(Context(stage, project, work, emit), inputs)
+    return run_of(stage.verb)(Context(stage, project, work, _named(stage, emit)), inputs)
+
+
+def _named(stage: PlannedStage, emit: Emit) -> Emit:
+    """Events from below a verb, such as those of a rollout, do not know whose they are."""
+    return lambda event: emit({"stage": stage.name, **event})
 
 
 def _repeat(region: PlannedStage, open_input: Open, project: Path, work: Path, emit: Emit) -> Any:
@@ -58,7 +63,13 @@ def _repeat(region: PlannedStage, open_input: Open, project: Path, work: Path, e
         made: dict[str, Any] = {**outside, region.name: policy}
         for stage in region.body:
             context = Context(
-                stage, project, work, emit, round=number, rounds=rounds, state=states[stage.name]
+                stage,
+                project,
+                work,
+                _named(stage, emit),
+                round=number,
+                rounds=rounds,
+                state=states[stage.name],
             )
             inputs = {port: made[ref.stage] for port, ref in stage.inputs.items()}
             start = time.monotonic()

@@ -28,6 +28,7 @@ def _settings(url: str) -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_TASKS_DEFAULT_NO_CACHE", "true")
     os.environ.setdefault("PREFECT_RESULTS_PERSIST_BY_DEFAULT", "false")
     direct = ("127.0.0.1", "localhost", os.environ.get("NO_PROXY") or os.environ.get("no_proxy"))
@@ -64,7 +65,13 @@ def run_flow(runner: Runner, url: str) -> None:
         if not begun.is_set():
             raise StageError(
                 f"the Prefect server at {url} does not take the run: {reason}",
-                hint="`grape server stop` ends the one that Grape owns; the next run starts anew",
+                hint="`grape server stop` ends the one that Grape owns, and the next run starts it "
+                "anew; a server of your own is named by PREFECT_API_URL",
+            ) from error
+        if len(runner.result.stages) < len(runner.plan.stages) and not runner.stop.is_set():
+            raise StageError(
+                f"the Prefect server at {url} was lost before every stage had begun: {reason}",
+                hint="run again: finished stages are kept",
             ) from error
         runner.emit({"event": "note", "text": f"Prefect did not record the end: {reason}"})
 

@@ -1,101 +1,131 @@
-"""Progress of a run: a live table in a terminal, plain lines elsewhere."""
+"""Progress of a run: a live table in a terminal, plain lines elsewhere.
+
+In come the events of `runtime.context` and the `started` and `settled` of stages, from any thread.
+It remembers nothing for later: records and metrics are `runtime.run`'s.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
+from dataclasses import dataclass
 from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from grape.compiler.plan import Plan
+from grape.runtime.reporter import describe
 
 _MARKS = {
-    "cached": "[dim]·[/]",
-    "completed": "[green]✓[/]",
-    "failed": "[red]✗[/]",
-    "cancelled": "[yellow]−[/]",
-    "running": "[cyan]▸[/]",
-    "": " ",
+    "cached": ("·", "dim"),
+    "completed": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "cancelled": ("−", "yellow"),
+    "running": ("▸", "cyan"),
+    "": (" ", ""),
 }
 _LINE_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class _Row:
+    """What is known of one stage."""
+
+    verb: str
+    state: str = ""
+    began: float = 0.0
+    first: tuple[float, float] | None = None
+    """Time and count of the first progress heard: a resumed stage does not begin at 0."""
+    share: float = 0.0
+    text: str = ""
+    metrics: str = ""
+    spoken: float = -1e9
 
 
 class Progress:
     """Shows events of a run on a stream; a context manager."""
 
     def __init__(self, plan: Plan, stream: TextIO) -> None:
-        self.states = {stage.name: "" for stage in plan.stages}
-        self.verbs = {stage.name: stage.verb for stage in plan.stages}
-        self.region = {inner.name: stage.name for stage in plan.stages for inner in stage.body}
-        self.started: dict[str, float] = {}
-        self.texts: dict[str, str] = {}
-        self.spoken: dict[str, float] = {}
+        self.rows = {stage.name: _Row(stage.verb) for stage in plan.stages}
         self.console = Console(file=stream, highlight=False)
         self.live: Live | None = None
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
-            self.live = Live(self._table(), console=self.console, refresh_per_second=4)
+            self.live = Live(get_renderable=self._table, console=self.console, refresh_per_second=4)
             self.live.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self.live:
-            self.live.update(self._table())
             self.live.stop()
 
     def event(self, event: dict[str, Any]) -> None:
         """Take one event; called from any thread."""
-        kind = event["event"]
-        name = event.get("stage", "")
-        if kind == "started":
-            self.states[name] = "running"
-            self.started[name] = time.monotonic()
-            self._line(name, "started", always=True)
-        elif kind == "settled":
-            self.states[name] = event["state"]
-            took = "" if event["state"] == "cached" else f" in {_span(event['seconds'])}"
-            self.texts[name] = f"{event['state']}{took}"
-            self._line(name, self.texts[name], always=True)
-        elif kind == "progress":
-            self._progress(name, event)
-        elif kind == "note":
+        if event["event"] == "note":
             self.console.print(f"  {event['text']}", style="dim", markup=False)
-        if self.live:
-            self.live.update(self._table())
-
-    def _progress(self, name: str, event: dict[str, Any]) -> None:
-        top = self.region.get(name, name)
-        if top not in self.started:
             return
-        done, total = event["done"], event["total"]
-        text = f"{done}/{total} {event['unit']}"
-        if top == name and done:
-            passed = time.monotonic() - self.started[top]
-            rate = done / passed
-            left = (total - done) / rate
-            each = f"{rate:.2g}/s" if rate >= 1 else f"{1 / rate:.2g} s each"
-            text += f", {each}, {_span(left)} left"
-            self.texts[top] = text
-            self._line(top, text)
+        top = event.get("region", event["stage"])
+        with self._lock:
+            self._take(event, top, self.rows[top])
 
-    def _line(self, name: str, text: str, *, always: bool = False) -> None:
+    def _take(self, event: dict[str, Any], top: str, row: _Row) -> None:
+        match event["event"]:
+            case "started":
+                row.state, row.began = "running", time.monotonic()
+                self._line(top, row, "started", always=True)
+            case "settled":
+                row.state = event["state"]
+                took = f" in {_span(event['seconds'])}" if event["seconds"] else ""
+                row.text, row.metrics = f"{row.state}{took}", ""
+                self._line(top, row, row.text, always=True)
+            case "progress" if event["stage"] == top:
+                self._advance(event, row)
+                self._line(top, row, ", ".join(filter(None, (row.text, row.metrics))))
+            case "metrics":
+                row.metrics = describe(event)
+
+    def _advance(self, event: dict[str, Any], row: _Row) -> None:
+        """Share done, rate and remaining time, by what went on since the first progress heard."""
+        done, total, now = event["done"], event["total"], time.monotonic()
+        row.share = done / total if total else 1.0
+        row.text = f"{done}/{total} {event['unit']}"
+        if row.first is None:
+            row.first = (row.began, 0.0) if done <= 1 else (now, done)
+        since, before = row.first
+        if done > before and now > since:
+            rate = (done - before) / (now - since)
+            each = f"{rate:.2g}/s" if rate >= 1 else f"{1 / rate:.2g} s each"
+            row.text += f", {each}, {_span((total - done) / rate)} left"
+
+    def _line(self, name: str, row: _Row, text: str, *, always: bool = False) -> None:
         """A plain line, at most one per stage and ten seconds unless it must be said."""
         now = time.monotonic()
-        if self.live or (not always and now - self.spoken.get(name, -1e9) < _LINE_SECONDS):
+        if self.live or (not always and now - row.spoken < _LINE_SECONDS):
             return
-        self.spoken[name] = now
-        self.console.print(f"{name}: {text}", markup=False)
+        row.spoken = now
+        self.console.print(f"{name}: {text}", markup=False, soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        for name, state in self.states.items():
-            text = self.texts.get(name, "")
-            if state == "running" and not text:
-                text = _span(time.monotonic() - self.started[name])
-            table.add_row(_MARKS[state], name, f"[dim]{self.verbs[name]}[/]", text)
+        with self._lock:
+            for name, row in self.rows.items():
+                mark, style = _MARKS[row.state]
+                running = row.state == "running"
+                waited = time.monotonic() - row.began
+                table.add_row(
+                    Text(mark, style=style),
+                    Text(name),
+                    Text(row.verb, style="dim"),
+                    ProgressBar(total=1.0, completed=row.share, width=16) if running else "",
+                    Text(row.text or (_span(waited) if running else "")),
+                    Text(row.metrics, style="dim", no_wrap=True, overflow="ellipsis"),
+                )
         return table
 
 

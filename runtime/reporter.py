@@ -36,14 +36,18 @@ class Reporter:
 
     def take(self, event: dict[str, Any]) -> None:
         """Remember what an event says about a stage that is a task."""
-        stage = event.get("stage", "")
+        stage = event.get("region", event.get("stage", ""))
         with self._lock:
             if stage not in self._tasks:
                 return
-            if event["event"] == "progress":
+            if event["event"] == "progress" and event["stage"] == stage:
                 self._share[stage] = 100.0 * event["done"] / max(event["total"], 1)
             elif event["event"] == "metrics":
                 self._metrics[stage] = describe(event)
+                self._share.setdefault(stage, 0.0)
+            elif event["event"] == "settled" and stage in self._share:
+                if event["state"] == "completed":
+                    self._share[stage] = 100.0
             else:
                 return
             self._fresh.add(stage)
@@ -92,7 +96,7 @@ class Reporter:
 
 def describe(event: dict[str, Any]) -> str:
     """The logged values of a metrics event, in one line."""
-    about = ("event", "stage", "round", "update", "seconds", "tokens")
+    about = ("event", "stage", "region", "round", "update", "seconds", "tokens")
     return ", ".join(
         f"{name} {value:.4g}"
         for name, value in event.items()

@@ -64,18 +64,21 @@ class Runner:
         names = [stage.name for stage in plan.stages]
         names += [inner.name for stage in plan.stages for inner in stage.body]
         self._uses = Counter(names)
+        self._began: dict[str, float] = {}
         self._spent: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 
     def emit(self, event: dict[str, Any], region: str = "") -> None:
-        """Record metrics and times, then tell whoever watches. `region` is the repeat whose
-        stage the event comes from."""
+        """Record metrics and times, then tell whoever watches. `region` is the task that the event
+        comes from; events of stages inside a repeat carry its name as `region`."""
         with self._lock:
             if event["event"] == "metrics":
                 self._note_metrics(event, region)
             elif event["event"] == "timing":
                 self._spent[region][event["stage"]] += event["seconds"]
+            inner = region and event.get("stage", region) != region
+            heard = {**event, "region": region} if inner else event
             for listener in self.listeners:
-                listener(event)
+                listener(heard)
 
     def _note_metrics(self, event: dict[str, Any], region: str) -> None:
         """One file per stage; two repeats whose stages have equal names get two files."""
@@ -90,9 +93,8 @@ class Runner:
         """Make one stage's artifact unless the store has it; its key."""
         self.go_on()
         if self.store.has(stage.key):
-            self._settle(stage, "cached", 0.0)
+            self._settle(stage, "cached")
             return stage.key
-        start = time.monotonic()
 
         def waiting() -> None:
             text = f"{stage.name}: another run is making this; waiting for it"
@@ -104,19 +106,19 @@ class Runner:
                     with self._turn(stage):
                         self._work(stage)
         except Cancelled:
-            self._settle(stage, "cancelled", time.monotonic() - start)
+            self._settle(stage, "cancelled")
             raise
         except StageError as error:
-            self._failed(stage, error.message, error.hint, time.monotonic() - start)
+            self._failed(stage, error.message, error.hint)
             raise
         except Exception as error:  # the boundary: what nobody foresaw is one line and a log
             log = self.folder / "logs" / f"{stage.name}.supervisor.log"
             log.parent.mkdir(exist_ok=True)
             log.write_text(traceback.format_exc(), encoding="utf-8")
             message = f"`{stage.name}`: {type(error).__name__}: {error}"
-            self._failed(stage, message, f"see {log}", time.monotonic() - start)
+            self._failed(stage, message, f"see {log}")
             raise
-        self._settle(stage, "completed", time.monotonic() - start)
+        self._settle(stage, "completed")
         return stage.key
 
     def go_on(self) -> None:
@@ -130,9 +132,9 @@ class Runner:
 
         run_job(self._job(stage), self.folder, stop=self.stop, emit=emit)
 
-    def _failed(self, stage: PlannedStage, message: str, hint: str | None, seconds: float) -> None:
+    def _failed(self, stage: PlannedStage, message: str, hint: str | None) -> None:
         """The first failure is the run's reason."""
-        self._settle(stage, "failed", seconds)
+        self._settle(stage, "failed")
         with self._lock:
             if self.result.error is None:
                 self.result.error, self.result.hint = message, hint
@@ -145,6 +147,7 @@ class Runner:
         while heavy and not self._machine.acquire(timeout=0.2):
             self.go_on()
         try:
+            self._began[stage.name] = time.monotonic()
             self.emit({"event": "started", "stage": stage.name})
             yield
         finally:
@@ -161,7 +164,9 @@ class Runner:
             "versions": self.plan.versions,
         }
 
-    def _settle(self, stage: PlannedStage, state: str, seconds: float) -> None:
+    def _settle(self, stage: PlannedStage, state: str) -> None:
+        began = self._began.get(stage.name)
+        seconds = 0.0 if began is None else time.monotonic() - began
         row: dict[str, Any] = {"state": state, "key": stage.key, "seconds": round(seconds, 1)}
         if state in ("completed", "cached"):
             manifest = self.store.manifest(stage.key)

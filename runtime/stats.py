@@ -35,7 +35,10 @@ def _wilson(share: float, count: int, confidence: float = 0.95) -> tuple[float, 
     scale = 1 + z * z / count
     centre = (share + z * z / (2 * count)) / scale
     half = z / scale * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return (
+        0.0 if share == 0 else max(0.0, centre - half),  # exactly, not up to rounding
+        1.0 if share == 1 else min(1.0, centre + half),
+    )
 
 
 def pass_at(k: int, right: int, samples: int) -> float:

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from pathlib import Path
 
 import torch
 
 from grape.runtime.core.models import Policy
 from grape.runtime.core.optim import Optimizer
+from grape.runtime.store import readable_errors
 
 _NAME = "checkpoint"
 
 
 def save_checkpoint(work: Path, policy: Policy, optimizer: Optimizer, done: int) -> None:
     """Weights, optimizer and the number of updates done, under `work / "checkpoint"`."""
-    fresh = work / f"{_NAME}.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
     state = {
         "model": policy.model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "done": done,
         "updates": policy.updates,
     }
-    torch.save(state, fresh / "state.pt")
-    shutil.rmtree(work / _NAME, ignore_errors=True)
-    fresh.rename(work / _NAME)
+    fresh, target = work / "state.pt.new", work / _NAME
+    with readable_errors(work), fresh.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    target.mkdir(exist_ok=True)
+    fresh.replace(target / "state.pt")  # the last checkpoint stays until this moment
 
 
 def load_checkpoint(work: Path, policy: Policy, optimizer: Optimizer) -> int:

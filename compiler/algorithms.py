@@ -89,21 +89,12 @@ def mentioned_parts(declaration: ast.AlgorithmDecl) -> frozenset[str]:
     return frozenset(found)
 
 
-def _collect(node: Any, found: set[str]) -> None:
+def _collect(node: ast.Expr, found: set[str]) -> None:
     match node:
         case ast.Member(ast.Name("reward"), part):
             found.add(part.name)
-        case ast.Call(_, args):
-            for arg in args:
-                _collect(arg.value, found)
-        case ast.Unary(_, operand):
-            _collect(operand, found)
-        case ast.Binary(_, left, right):
-            _collect(left, found)
-            _collect(right, found)
-        case ast.Conditional(test, yes, no):
-            for side in (test, yes, no):
-                _collect(side, found)
+    for inner in ast.inside(node):
+        _collect(inner, found)
 
 
 def condition_of(expr: ast.Expr, parts: frozenset[str], findings: list[Finding]) -> Formula:

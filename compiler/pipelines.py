@@ -166,6 +166,8 @@ def _repeat(node: ast.Repeat, region: Region) -> Stage:
     made = _attempt(pipeline.findings, lambda: body.stage("next", step.span))
     if made is None or len(pipeline.findings) > before:
         raise Refused(None)
+    for inner_stage in body.order:
+        _check_trained(inner_stage, node.name.name)
     edges = [start.edge("start", node.start.span)]
     edges += [Edge(name, name, None, span) for name, span in body.outside.items()]
     return Stage(
@@ -180,6 +182,21 @@ def _repeat(node: ast.Repeat, region: Region) -> Stage:
         body=tuple(body.order),
         next="next",
     )
+
+
+def _check_trained(stage: Stage, carry: str) -> None:
+    """A repeat trains its carried model in place; any other training would change a model that
+    other stages, or the next round, still take for what it was."""
+    if stage.verb != "train":
+        return
+    if stage.name != "next":
+        message = f"inside a repeat only `next {carry}` trains"
+        hint = "train the other model before the repeat, or give it a repeat of its own"
+        refuse("G217", message, stage.span, hint=hint)
+    edge = next(edge for edge in stage.inputs if edge.port == "model")
+    if edge.source != carry:
+        message = f"`next {carry}` trains the carried model: `train({carry}, …)`"
+        refuse("G217", message, edge.span)
 
 
 def _next_of(node: ast.Repeat) -> ast.Node:

@@ -131,11 +131,6 @@ def _read(path: Path) -> str:
     return path.read_bytes().decode("utf-8", errors="replace")
 
 
-def check_source(source: Source) -> Program:
-    """Check a text in memory as if it stood at `source.path`."""
-    return _run(source, Path(source.path).resolve(), {}, None, [])
-
-
 def _run(
     source: Source,
     path: Path,

@@ -318,15 +318,7 @@ def check_declaration(declared: ast.RewardDecl, module: Module, project: Path) -
 def _touch(expr: ast.Expr, module: Module) -> None:
     """Mark what an unchecked expression uses, so that its imports do not count as unused."""
     match expr:
-        case ast.Call(ast.Name(name), args):
+        case ast.Call(ast.Name(name)):
             lookup(module, name)
-            for arg in args:
-                _touch(arg.value, module)
-        case ast.Unary(_, operand):
-            _touch(operand, module)
-        case ast.Binary(_, left, right):
-            _touch(left, module)
-            _touch(right, module)
-        case ast.Conditional(test, yes, no):
-            for part in (test, yes, no):
-                _touch(part, module)
+    for inner in ast.inside(expr):
+        _touch(inner, module)

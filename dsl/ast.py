@@ -131,6 +131,26 @@ class Conditional:
 Expr = Number | String | Bool | List | Name | Member | Index | Call | Unary | Binary | Conditional
 
 
+def inside(node: Expr) -> tuple[Expr, ...]:
+    """The expressions directly inside an expression, in the order they are written."""
+    match node:
+        case List():
+            return node.items
+        case Member():
+            return (node.value,)
+        case Index():
+            return (node.value, node.key)
+        case Call():
+            return (node.function, *(arg.value for arg in node.args))
+        case Unary():
+            return (node.operand,)
+        case Binary():
+            return (node.left, node.right)
+        case Conditional():
+            return (node.test, node.yes, node.no)
+    return ()
+
+
 # --- statements of a pipeline -----------------------------------------------------------------
 
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from grape.compiler.formula.infer import infer
 from grape.compiler.formula.ir import Formula, Scalar
+from grape.compiler.names import Refused
+from grape.compiler.params import call_values
 from grape.dsl import ast
 from grape.dsl.nearest import did_you_mean
 from grape.dsl.parse import parse
-from grape.dsl.source import Source
+from grape.dsl.source import Source, Span
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,31 +92,31 @@ def algorithm(name: str, **params: Scalar) -> Algorithm:
 
 
 def bind(declaration: ast.AlgorithmDecl, params: Mapping[str, Scalar]) -> Algorithm:
-    """An algorithm with values for its parameters, the defaults for the rest."""
-    known = {param.name.name: param for param in declaration.params}
-    name = declaration.name.name
-    for given in params:
-        if given not in known:
-            hint = did_you_mean(given, known)
-            raise ValueError(f"`{name}` has no parameter `{given}`{hint}")
-    values: dict[str, Scalar] = {}
-    for key, param in known.items():
-        if key in params:
-            values[key] = params[key]
-        elif param.default is None:
-            raise ValueError(f"`{name}` needs a value for `{key}`")
-        else:
-            values[key] = _default(param.default)
-    formula, found = infer(declaration, values)
+    """An algorithm with values for its parameters, checked as a call in a file would be.
+
+    Raises ValueError with the sentence that `grape lint` would say."""
+    span = declaration.name.span
+    args = [
+        ast.Arg(ast.Ident(name, span), _literal(value, span), None, span)
+        for name, value in params.items()
+    ]
+    try:
+        found = call_values(declaration.name.name, declaration.params, args, {}, span)
+    except Refused as refused:
+        finding = refused.finding
+        assert finding is not None
+        said = (finding.message, finding.hint)
+        raise ValueError("; ".join(part for part in said if part)) from None
+    formula, findings = infer(declaration, {name: value.plain() for name, value in found.items()})
     if formula is None:
-        raise ValueError("; ".join(finding.message for finding in found))
+        raise ValueError("; ".join(finding.message for finding in findings))
     return Algorithm(declaration, formula)
 
 
-def _default(node: ast.Expr) -> Scalar:
-    if isinstance(node, ast.Unary) and node.op == "-":
-        inner = _default(node.operand)
-        assert not isinstance(inner, str)
-        return -inner
-    assert isinstance(node, ast.Number | ast.String | ast.Bool), "library defaults are literals"
-    return node.value
+def _literal(value: Scalar, span: Span) -> ast.Expr:
+    if isinstance(value, bool):
+        return ast.Bool(value, span)
+    if isinstance(value, str):
+        return ast.String(value, False, span)
+    number = ast.Number(abs(value), "int" if isinstance(value, int) else "float", span)
+    return ast.Unary("-", number, span) if value < 0 else number

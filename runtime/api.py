@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grape.compiler import program as compiler
+from grape.compiler.formula.ir import Scalar
+from grape.dsl import ast
 from grape.dsl.findings import Finding
 
 if TYPE_CHECKING:
     import networkx as nx
 
     from grape.compiler.plan import Plan
+    from grape.runtime.algorithm import Algorithm
     from grape.runtime.run import RunResult
 
 Value = bool | int | float | str | Sequence[float]
@@ -73,6 +76,17 @@ class Program:
         from grape.runtime.preparing import prepare
 
         return prepare(self.checked.graph(pipeline), self.file)
+
+    def algorithm(self, name: str, **params: Scalar) -> Algorithm:
+        """An algorithm that the file declares, else one of the standard library.
+
+        Raises ValueError for an unknown name or parameter."""
+        from grape.runtime.algorithm import algorithm, bind
+
+        declared = self.checked.module.declared.get(name)
+        if isinstance(declared, ast.AlgorithmDecl):
+            return bind(declared, params)
+        return algorithm(name, **params)
 
     def run(self, pipeline: str | None = None) -> RunResult:
         """Run through Prefect, in silence; `.state`, `.outputs` and `.report` say how it went.

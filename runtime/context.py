@@ -27,7 +27,6 @@ class Context:
     work: Path
     """A scratch folder of this execution; checkpoints go to `work / "checkpoint"`."""
     emit: Emit
-    seed: int = 0
     round: int = 0
     """Round of the enclosing repeat, from 0; 0 outside."""
     rounds: int = 1

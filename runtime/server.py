@@ -6,7 +6,6 @@ A server that the user names in PREFECT_API_URL wins. Prefect's own temporary se
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from grape.runtime.errors import StageError
+from grape.runtime.store import take_lock
 
 START_SECONDS = 180.0
 
@@ -61,7 +61,7 @@ def ensure_server(
             hint="set GRAPE_HOME to a folder that can",
         ) from error
     with lock:
-        while not _locked(lock.fileno()):
+        while not take_lock(lock.fileno()):
             poll()
             time.sleep(0.2)
         state = _state(folder)
@@ -76,14 +76,6 @@ def _given() -> str | None:
     url = os.environ.get("PREFECT_API_URL")
     state = _state(home() / "prefect")
     return None if state is not None and url == state["url"] else url
-
-
-def _locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _start(

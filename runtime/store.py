@@ -129,9 +129,9 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(folder / key, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if not _locked(handle):
+            if not take_lock(handle):
                 waiting()
-                while not _locked(handle):
+                while not take_lock(handle):
                     poll()
                     time.sleep(_POLL_SECONDS)
             yield
@@ -146,7 +146,7 @@ class Store:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _locked(handle: int) -> bool:
+def take_lock(handle: int) -> bool:
     """Take the lock of an open file if nobody has it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -61,7 +61,7 @@ def _rollouts(data: Rollouts) -> list[Example]:
             row.group,
             {"behavior_logp": row.logps},
             {
-                "reward": row.reward if row.reward is not None else 0.0,
+                **({} if row.reward is None else {"reward": row.reward}),
                 "truncated": float(row.truncated),
                 **{f"reward.{name}": value for name, value in row.parts.items()},
             },

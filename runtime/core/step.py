@@ -41,8 +41,6 @@ class Step:
     loss: float
     logs: dict[str, float]
     tokens: int
-    logp: Tensor
-    """Current log-probs of every completion token, flat [N]."""
 
 
 def cut(
@@ -169,9 +167,7 @@ def gradient(
             f"the loss of `{formula.name}` is {loss}",
             hint="a lower learning rate, a smaller clip_norm or clamped ratios usually mend this",
         )
-    return Step(
-        loss, compiled.logs(complete(live), layout), len(layout.token_sequence), live["logp"]
-    )
+    return Step(loss, compiled.logs(complete(live), layout), len(layout.token_sequence))
 
 
 def _fill(live: dict[str, Tensor], micro: Micro, found: tuple[Tensor, Tensor | None]) -> None:

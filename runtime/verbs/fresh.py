@@ -117,4 +117,4 @@ def run(context: Context, inputs: dict[str, object]) -> Policy:
             if not folder.is_dir():
                 raise StageError(f"There is no tokenizer folder at {folder}.")
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return new_model(settings, tokenizer, settings["seed"] + context.seed)
+    return new_model(settings, tokenizer, settings["seed"])

@@ -33,7 +33,7 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
     assert isinstance(model, Policy)
     assert isinstance(data, Data)
     items = data.view(context.stage.inputs["prompts"].view)
-    seed = settings["seed"] + context.seed * 1_000_003
+    seed = settings["seed"]
     count = settings["prompts"]
     chosen = list(items) if count is None else drawn(items, count, seed, context.round)
 

@@ -39,10 +39,8 @@ class Trainer:
     settings: dict[str, Any]
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint of the repeat keeps; it comes back as `context.state["resume"]`."""
         return self.optimizer.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state)
 
 
 def run(context: Context, inputs: dict[str, Any]) -> Policy:

@@ -77,6 +77,16 @@ def rloo(b: Batch) -> Tensor:
     return -((r - others) * per_sequence(b, b["logp"])).mean()
 
 
+def reinforce(b: Batch) -> Tensor:
+    advantage = b["reward"] - b["reward"].mean()
+    return -(advantage[:, None] * b["logp"])[b["mask"]].mean()
+
+
+def dpo(b: Batch) -> Tensor:
+    gain = per_sequence(b, b["logp"] - b["ref_logp"])
+    return -torch.nn.functional.logsigmoid(0.1 * (gain[0::2] - gain[1::2])).mean()
+
+
 CASES: list[tuple[str, dict[str, float], Callable[[Batch], Tensor]]] = [
     ("sft", {}, lambda b: -b["logp"][b["mask"]].mean()),
     ("grpo", {}, lambda b: grpo(b, 0.0)),
@@ -84,6 +94,8 @@ CASES: list[tuple[str, dict[str, float], Callable[[Batch], Tensor]]] = [
     ("dapo", {}, dapo),
     ("dr_grpo", {"max_tokens": 8}, dr_grpo),
     ("rloo", {}, rloo),
+    ("reinforce", {}, reinforce),
+    ("dpo", {}, dpo),
 ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import grape
 from grape.runtime import server
 from grape.runtime.cli import main
 
@@ -73,6 +74,21 @@ def test_a_run_trains_a_model_and_a_second_run_does_nothing(
 @pytest.mark.parametrize("name", ["preference", "rejection"])
 def test_the_other_twins_run(project: Path, name: str) -> None:
     assert main(["run", str(project / f"{name}.grape"), "--quiet"]) == 0
+
+
+@pytest.mark.slow
+def test_every_other_door_opens(tmp_path: Path) -> None:
+    """An environment, adapters, top-p, stop strings, keep, minibatches with a KL term, a reward in
+    Python and an export in one pipeline, run from Python."""
+    shutil.copytree(TINY.parents[1] / "tests" / "cases" / "doors", tmp_path / "doors")
+    run = grape.load(tmp_path / "doors" / "doors.grape").run()
+    assert run.state == "completed" and run.report.is_file()
+
+    from transformers import AutoModelForCausalLM
+
+    for folder in ("out/model", "out/exported"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "doors" / folder)
+    assert run.outputs == [str(tmp_path / "doors" / "out" / "model")]
 
 
 def test_a_bad_row_gives_a_line_and_no_trace(

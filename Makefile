@@ -35,9 +35,6 @@ table: $(VENV)/.dev  ## The saved parse table, after a change of the grammar or 
 wheel-check: $(VENV)/.dev  ## sdist, wheel, an empty environment, and the shipped library linted from it
 	bash tests/packaging/wheel_check.sh $(PYTHON)
 
-table: $(VENV)/.dev  ## The saved parse table, after a change of the grammar
-	$(BIN)/python -c 'from grape.dsl.parse import write_table; write_table()'
-
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
 

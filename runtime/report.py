@@ -7,6 +7,7 @@ here; curves and the browser of samples are drawn by the page itself from JSON i
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
 from html import escape
@@ -40,7 +41,10 @@ def write_report(plan: Plan, run_folder: Path, store: Store, *, graph_svg: str) 
         for name, folder in folders.items()
         if (folder / "scores.jsonl").is_file()
     }
-    data = {"curves": _curves(run_folder / "metrics"), "samples": _samples(folders, reports)}
+    data = {
+        "curves": _curves(run_folder / "metrics"),
+        "samples": _samples(run_folder / "samples", folders, reports),
+    }
     sections = {
         "TITLE": escape(f"{plan.pipeline} · {state.get('id', run_folder.name)}"),
         "HEADER": _header(plan, state),
@@ -233,8 +237,11 @@ def _thinned(points: list[list[float]]) -> list[list[float]]:
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]
 
 
-def _samples(folders: dict[str, Path], reports: dict[str, Report]) -> list[dict[str, Any]]:
-    """Sets of samples: each with its name, how many there are in all, and the first rows."""
+def _samples(
+    seen: Path, folders: dict[str, Path], reports: dict[str, Report]
+) -> list[dict[str, Any]]:
+    """Sets of samples: each with its name, how many there are in all, and the first rows. `seen`
+    holds what the rounds of repeats showed while they ran: one group of each, spread evenly."""
     sets = []
     for name, report in reports.items():
         rows = list(islice(_of_report(report), MOST_SAMPLES))
@@ -246,6 +253,14 @@ def _samples(folders: dict[str, Path], reports: dict[str, Report]) -> list[dict[
             rows = [_of_rollout(row) for row in found[:MOST_SAMPLES]]
             label = name if path.parent == folder else f"{name} · {path.parent.name}"
             sets.append({"name": label, "total": len(found), "rows": rows})
+    for path in sorted(seen.glob("*.jsonl")) if seen.is_dir() else ():
+        rounds = defaultdict(list)
+        for row in read_lines(path):
+            rounds[row["round"]].append(_of_rollout(row))
+        step = max(1, -(-sum(map(len, rounds.values())) // MOST_SAMPLES))
+        for number in list(rounds)[::step]:
+            label = f"{path.stem} · round {number + 1}"
+            sets.append({"name": label, "total": len(rounds[number]), "rows": rounds[number]})
     return sets
 
 

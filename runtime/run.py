@@ -72,7 +72,11 @@ class Runner:
         comes from; events of stages inside a repeat carry its name as `region`."""
         with self._lock:
             if event["event"] == "metrics":
-                self._note_metrics(event, region)
+                row = {key: value for key, value in event.items() if key != "event"}
+                self._append("metrics", event["stage"], region, [row])
+            elif event["event"] == "samples":
+                rows = [{**row, "round": event["round"]} for row in event["rows"]]
+                self._append("samples", event["stage"], region, rows)
             elif event["event"] == "timing":
                 self._spent[region][event["stage"]] += event["seconds"]
             inner = region and event.get("stage", region) != region
@@ -80,14 +84,13 @@ class Runner:
             for listener in self.listeners:
                 listener(heard)
 
-    def _note_metrics(self, event: dict[str, Any], region: str) -> None:
+    def _append(self, kind: str, name: str, region: str, rows: list[dict[str, Any]]) -> None:
         """One file per stage; two repeats whose stages have equal names get two files."""
-        name = event["stage"]
         file_name = name if self._uses[name] == 1 else f"{region}.{name}"
-        row = {key: value for key, value in event.items() if key != "event"}
-        path = self.folder / "metrics" / f"{file_name}.jsonl"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        folder = self.folder / kind
+        folder.mkdir(exist_ok=True)
+        with (folder / f"{file_name}.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
     def run_stage(self, stage: PlannedStage) -> str:
         """Make one stage's artifact unless the store has it; its key."""

@@ -30,7 +30,22 @@ def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
                 **metrics,
             }
         )
+    if context.rounds > 1:
+        context.emit(_shown(context, scored))
     return scored
+
+
+def _shown(context: Context, scored: Rollouts) -> dict[str, Any]:
+    """The first group of a round, for people: a repeat keeps no rollouts."""
+    first = [row for row in scored.rows if row.group == scored.rows[0].group]
+    names = ("prompt", "answer", "text", "reward", "parts", "truncated")
+    rows = [{name: getattr(row, name) for name in names} for row in first]
+    return {
+        "event": "samples",
+        "stage": context.stage.name,
+        "round": context.round,
+        "rows": rows,
+    }
 
 
 def with_rewards(context: Context, rollouts: Rollouts) -> Rollouts:

@@ -62,7 +62,10 @@ def test_a_run_trains_a_model_and_a_second_run_does_nothing(
     lines = Path(run["metrics"]["next"]).read_text().splitlines()
     assert len(lines) == 2
     assert {"stage", "round", "update", "seconds", "tokens", "loss"} <= set(json.loads(lines[0]))
-    assert (Path(run["folder"]) / "report.html").is_file()
+    seen = Path(run["folder"]) / "samples" / "scored.jsonl"
+    rounds = [json.loads(line)["round"] for line in seen.read_text().splitlines()]
+    assert set(rounds) == {0, 1}
+    assert "scored · round 2" in (Path(run["folder"]) / "report.html").read_text()
 
     start = time.monotonic()
     assert main(["run", file, "--set", "rounds=2"]) == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grape.runtime.errors import StageError
@@ -126,5 +127,47 @@ def _saved_dtype(folder: Path, name: str) -> torch.dtype:
 
 
 def prepared(model: Any) -> Any:
-    """Ready for this machine: on its device, dropout off, so that log-probs are reproducible."""
-    return model.to(device()).eval()
+    """Ready for this machine: on its device, dropout off, so that log-probs are reproducible, and
+    float64 throughout when its weights are."""
+    model = model.to(device()).eval()
+    if next(model.parameters()).dtype == torch.float64:
+        _keep_float64(model)
+    return model
+
+
+class Float64Norm(nn.Module):
+    """Root mean square normalisation of [..., width] without a detour through float32."""
+
+    def __init__(self, weight: nn.Parameter, eps: float, offset: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.eps = eps
+        self.offset = offset
+        """What the family adds to the weight: 1 in Gemma's, 0 in Llama's."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        scale = torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (self.offset + self.weight) * (hidden * scale)
+
+
+def _keep_float64(model: nn.Module) -> None:
+    """Replace the norms that round to float32 inside, whatever the dtype of their weights."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__.endswith("RMSNorm"):
+                setattr(parent, name, _float64_norm(child))
+
+
+@torch.no_grad()
+def _float64_norm(norm: nn.Module) -> nn.Module:
+    """The same norm in float64; `norm` itself when it is of a form that is not known here."""
+    weight = getattr(norm, "weight", None)
+    eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+    if not isinstance(weight, nn.Parameter) or not isinstance(eps, float):
+        return norm
+    probe = torch.linspace(-1, 2, weight.numel(), dtype=weight.dtype, device=weight.device)
+    for offset in (0.0, 1.0):
+        exact = Float64Norm(weight, eps, offset)
+        if torch.allclose(exact(probe), norm(probe), rtol=1e-5, atol=1e-6):
+            return exact
+    return norm

@@ -1,10 +1,12 @@
 # Everything runs in a virtual environment of its own; the first target that needs it makes it.
 PYTHON ?= python3
 VENV ?= .venv
+ORACLES ?= .venv-oracles
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+ORACLE_PIP := $(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-all lint type fmt table wheel-check clean
+.PHONY: quickstart test test-all lint type fmt table wheel-check oracles clean
 
 quickstart: $(VENV)/.run  ## Train SmolLM2 on additions: SFT, then GRPO; about ten minutes on two cores
 	$(BIN)/grape run pipelines/quickstart.grape
@@ -35,8 +37,11 @@ table: $(VENV)/.dev  ## The saved parse table, after a change of the grammar or 
 wheel-check: $(VENV)/.dev  ## sdist, wheel, an empty environment, and the shipped library linted from it
 	bash tests/packaging/wheel_check.sh $(PYTHON)
 
+oracles: $(ORACLES)/.ready  ## Golden values of TRL, verl and Liger, computed anew (an environment of 2 GB)
+	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(ORACLES)/bin/python -m oracles.make
+
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(ORACLES) dist build .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -50,4 +55,13 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) -e '.[environments,dev]'
+	@touch $@
+
+# hydra-core needs an older antlr4 than the one that Grape is tested with
+$(ORACLES)/.ready: $(wildcard tests/oracles/requirements*.txt) constraints.txt
+	$(PYTHON) -m venv $(ORACLES)
+	grep -v '^antlr4' constraints.txt > $(ORACLES)/constraints.txt
+	$(ORACLE_PIP) -c $(ORACLES)/constraints.txt torch==2.13.0
+	$(ORACLE_PIP) -c $(ORACLES)/constraints.txt -r tests/oracles/requirements.txt -e .
+	$(ORACLE_PIP) --no-deps -r tests/oracles/requirements-alone.txt
 	@touch $@

@@ -7,8 +7,9 @@ so padding never exists and needs no mask.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn.functional import logsigmoid
 from grape.compiler.formula.ir import Formula, Term
 from grape.compiler.formula.levels import Level, covers
 from grape.compiler.formula.quantities import QUANTITIES
+from grape.compiler.formula.terms import reaching
 from grape.runtime import segments
 from grape.runtime.layout import Layout
 
@@ -111,7 +113,7 @@ class Compiled:
     """Placeholders in order: quantities, then `FINE_to_COARSE` index tensors and `num_LEVEL`."""
 
     def _run(self, values: Mapping[str, Tensor], layout: Layout) -> tuple[Tensor, ...]:
-        args = [_argument(name, values, layout) for name in self.inputs]
+        args = [argument(name, values, layout) for name in self.inputs]
         outputs: tuple[Tensor, ...] = self.graph_module(*args)
         return outputs
 
@@ -130,6 +132,15 @@ class Compiled:
         outputs = self._run(values, layout)[1:]
         names = [name for name, _ in self.formula.logs]
         return {name: float(output) for name, output in zip(names, outputs, strict=True)}
+
+    def idle(self, values: Mapping[str, Tensor], layout: Layout) -> Tensor:
+        """Bool [S]: the sequences whose live values provably touch neither the loss nor any
+        gradient, given the constant quantities in `values`; they need no forward pass.
+
+        A constant missing from `values` counts as unknown. Logs may still mention an idle one."""
+        from grape.runtime.idle import idle
+
+        return idle(self.formula, values, layout)
 
     def evaluate(self, batch: Mapping[str, Tensor]) -> Result:
         """Loss and logs of a padded batch: token quantities [S, T], sequence quantities [S], pair
@@ -170,7 +181,8 @@ def level_of(name: str) -> Level:
     return Level.SEQUENCE if name.startswith("reward.") else QUANTITIES[name].level
 
 
-def _argument(name: str, values: Mapping[str, Tensor], layout: Layout) -> Tensor | int:
+def argument(name: str, values: Mapping[str, Tensor], layout: Layout) -> Tensor | int:
+    """What a placeholder of the graph stands for on a batch."""
     if name.startswith("num_"):
         return layout.size(Level(name.removeprefix("num_")))
     if "_to_" in name:
@@ -197,10 +209,11 @@ class _Lowering:
         self.placeholders: dict[str, fx.Node] = {}
         self.nodes: list[fx.Node | float | bool] = []
 
-    def run(self) -> Compiled:
-        for term in self.formula.terms:
-            self.nodes.append(self._term(term))
-        roots = [self.formula.objective, *(index for _, index in self.formula.logs)]
+    def run(self, roots: Sequence[int]) -> tuple[fx.GraphModule, tuple[str, ...]]:
+        """A module that returns the terms `roots`, and the names of its inputs."""
+        wanted = reaching(self.formula.terms, roots)
+        for index, term in enumerate(self.formula.terms):
+            self.nodes.append(self._term(term) if index in wanted else 0.0)
         outputs = []
         for root in roots:
             node = self.nodes[root]
@@ -209,9 +222,7 @@ class _Lowering:
             outputs.append(node)
         self.graph.output(tuple(outputs))
         self.graph.lint()
-        module = fx.GraphModule(torch.nn.Module(), self.graph)
-        names = tuple(name for name in self.placeholders)
-        return Compiled(self.formula, module, names)
+        return fx.GraphModule(torch.nn.Module(), self.graph), tuple(self.placeholders)
 
     def _input(self, name: str) -> fx.Node:
         if name not in self.placeholders:
@@ -275,4 +286,11 @@ def compile_formula(formula: Formula) -> Compiled:
             operand = formula.terms[arg].level
             wider = term.op in ("reduce", "chosen", "rejected")
             assert wider or covers(term.level, operand), (term, operand)
-    return _Lowering(formula).run()
+    roots = (formula.objective, *(index for _, index in formula.logs))
+    return Compiled(formula, *lower_terms(formula, roots))
+
+
+@cache
+def lower_terms(formula: Formula, roots: tuple[int, ...]) -> tuple[fx.GraphModule, tuple[str, ...]]:
+    """A torch.fx module that returns the terms `roots`, and the names of its inputs."""
+    return _Lowering(formula).run(roots)

@@ -56,6 +56,10 @@ class Layout:
         return Layout.from_lengths(lengths, group.tolist(), paired, mask.device)
 
     @property
+    def device(self) -> torch.device:
+        return self.sequence_group.device
+
+    @property
     def num_sequences(self) -> int:
         return len(self.sequence_group)
 

@@ -37,8 +37,13 @@ def _count(index: Tensor, size: int, like: Tensor) -> Tensor:
 
 
 def mean(x: Tensor, index: Tensor, size: int) -> Tensor:
+    """The mean of each segment; of constants that are all equal it is exactly their value, so
+    that equal rewards have the advantage 0 and not a rounding error."""
     x = _number(x)
-    return total(x, index, size) / _count(index, size, x)
+    if x.requires_grad:
+        return total(x, index, size) / _count(index, size, x)
+    start = smallest(x, index, size)
+    return start + total(x - start[index], index, size) / _count(index, size, x)
 
 
 def var(x: Tensor, index: Tensor, size: int, ddof: int = 1) -> Tensor:

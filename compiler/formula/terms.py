@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from grape.compiler.formula.functions import BOOLEAN, LINEAR_REDUCTIONS
 from grape.compiler.formula.ir import Scalar, Term
@@ -166,15 +166,21 @@ class Terms:
         return max(inside, here)
 
 
-def kept(items: list[Term], roots: Iterable[int]) -> tuple[list[Term], dict[int, int]]:
-    """The terms that the roots reach, renumbered, and the map from old index to new."""
-    reached = set()
+def reaching(items: Sequence[Term], roots: Iterable[int]) -> set[int]:
+    """The terms that the roots are computed from, and the roots."""
+    reached: set[int] = set()
     stack = list(roots)
     while stack:
         index = stack.pop()
         if index not in reached:
             reached.add(index)
             stack += items[index].args
+    return reached
+
+
+def kept(items: list[Term], roots: Iterable[int]) -> tuple[list[Term], dict[int, int]]:
+    """The terms that the roots reach, renumbered, and the map from old index to new."""
+    reached = reaching(items, roots)
     renumber = {old: new for new, old in enumerate(sorted(reached))}
     terms = []
     for old in renumber:

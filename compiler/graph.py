@@ -48,6 +48,8 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Check:
+    """`check TEXT`"""
+
     text: str
     test: dict[str, Any]
     confidence: float | None
@@ -56,6 +58,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Output:
+    """`output SOURCE as PATH`"""
+
     source: str
     view: str | None
     path: str

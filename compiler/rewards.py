@@ -72,6 +72,8 @@ FUNCTIONS: dict[str, tuple[int, int]] = {
 
 @dataclass(slots=True)
 class _Work:
+    """What one reward expression has used so far."""
+
     project: Path
     labels: set[str] = field(default_factory=set)
     open: list[str] = field(default_factory=list)

@@ -50,18 +50,24 @@ class String:
 
 @dataclass(frozen=True, slots=True)
 class Bool:
+    """`true` or `false`"""
+
     value: bool
     span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
 class List:
+    """`[a, b]`"""
+
     items: tuple[Expr, ...]
     span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
+    """A name used as a value."""
+
     name: str
     span: Span = _span()
 
@@ -96,6 +102,8 @@ class Arg:
 
 @dataclass(frozen=True, slots=True)
 class Call:
+    """`function(args)`"""
+
     function: Expr
     args: tuple[Arg, ...]
     span: Span = _span()
@@ -103,6 +111,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Unary:
+    """`-x` or `not x`"""
+
     op: Literal["-", "not"]
     operand: Expr
     span: Span = _span()
@@ -156,6 +166,8 @@ def inside(node: Expr) -> tuple[Expr, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
+    """`name = value` inside braces"""
+
     name: Ident
     value: Expr
     span: Span = _span()
@@ -191,12 +203,16 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Until:
+    """`until TEST`: ends a repeat early"""
+
     test: Expr
     span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
 class Every:
+    """`every COUNT { … }`: stages of some rounds only"""
+
     count: Expr
     body: tuple[Statement, ...]
     span: Span = _span()
@@ -204,6 +220,8 @@ class Every:
 
 @dataclass(frozen=True, slots=True)
 class Each:
+    """`each NAME in VALUES { … }`: one copy per value"""
+
     name: Ident
     values: Expr
     body: tuple[Statement, ...]
@@ -212,6 +230,8 @@ class Each:
 
 @dataclass(frozen=True, slots=True)
 class If:
+    """`if TEST { … } else { … }`, decided when the file is compiled"""
+
     test: Expr
     yes: tuple[Statement, ...]
     no: tuple[Statement, ...]
@@ -229,6 +249,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Output:
+    """`output VALUE as PATH`"""
+
     value: Expr
     path: String
     span: Span = _span()
@@ -242,6 +264,8 @@ Statement = Node | Repeat | Until | Every | Each | If | Check | Output
 
 @dataclass(frozen=True, slots=True)
 class Let:
+    """`let NAME = VALUE`"""
+
     name: Ident
     value: Expr
     span: Span = _span()
@@ -249,6 +273,8 @@ class Let:
 
 @dataclass(frozen=True, slots=True)
 class Log:
+    """`log NAME = VALUE`"""
+
     name: Ident
     value: Expr
     span: Span = _span()
@@ -256,6 +282,8 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
+    """`maximize VALUE` or `minimize VALUE`"""
+
     goal: Literal["maximize", "minimize"]
     value: Expr
     span: Span = _span()
@@ -263,6 +291,8 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class SubjectTo:
+    """`subject to TEST`"""
+
     test: Expr
     span: Span = _span()
 
@@ -284,6 +314,8 @@ class TypeName:
 
 @dataclass(frozen=True, slots=True)
 class Param:
+    """One parameter of a declaration."""
+
     name: Ident
     type: TypeName
     default: Expr | None
@@ -294,6 +326,8 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class Use:
+    """`use NAMES from SOURCE`"""
+
     names: tuple[Ident, ...]
     source: String
     span: Span = _span()
@@ -301,6 +335,8 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class RewardDecl:
+    """`reward NAME(params) = VALUE`"""
+
     name: Ident
     params: tuple[Param, ...]
     value: Expr
@@ -310,6 +346,8 @@ class RewardDecl:
 
 @dataclass(frozen=True, slots=True)
 class RubricItem:
+    """`item NAME weight WEIGHT = VALUE`"""
+
     name: Ident
     weight: Expr | None
     value: Expr
@@ -319,6 +357,8 @@ class RubricItem:
 
 @dataclass(frozen=True, slots=True)
 class RubricCategory:
+    """`category NAME when WHEN { … }`"""
+
     name: Ident
     when: Expr | None
     items: tuple[RubricItem, ...]
@@ -328,6 +368,8 @@ class RubricCategory:
 
 @dataclass(frozen=True, slots=True)
 class RubricDecl:
+    """`rubric NAME(params) { … }`"""
+
     name: Ident
     params: tuple[Param, ...]
     categories: tuple[RubricCategory, ...]
@@ -337,6 +379,8 @@ class RubricDecl:
 
 @dataclass(frozen=True, slots=True)
 class AlgorithmDecl:
+    """`algorithm NAME(params) on TYPE { … }`"""
+
     name: Ident
     params: tuple[Param, ...]
     on: Ident
@@ -347,6 +391,8 @@ class AlgorithmDecl:
 
 @dataclass(frozen=True, slots=True)
 class PipelineDecl:
+    """`pipeline NAME(params) { … }`"""
+
     name: Ident
     params: tuple[Param, ...]
     body: tuple[Statement, ...]

@@ -43,6 +43,8 @@ INDENT = "  "
 
 @dataclass(frozen=True, slots=True)
 class _Token:
+    """A lexeme with its kind."""
+
     kind: str
     text: str
 

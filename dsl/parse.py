@@ -18,7 +18,6 @@ from grape.dsl import ast
 from grape.dsl.build import Builder
 from grape.dsl.findings import Edit, Finding, Fix
 from grape.dsl.lexing import LineEnds, TooDeep
-from grape.dsl.recovery import cut, mend, place_of
 from grape.dsl.source import Source, Span
 from grape.dsl.table import load
 
@@ -70,6 +69,8 @@ def parse(source: Source) -> tuple[ast.File, list[Finding]]:
             items = parser.read(source, text)
             break
         except (UnexpectedInput, TooDeep) as error:
+            from grape.dsl.recovery import cut, mend, place_of  # 5 ms that a sound file needs not
+
             if len(findings) == MAX_ERRORS:
                 findings[-1] = replace(findings[-1], hint="the rest of the file was not read")
                 text = cut(text, place_of(error, text))

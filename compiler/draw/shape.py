@@ -21,6 +21,8 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
+    """An edge between two boxes."""
+
     source: str
     target: str
     label: str

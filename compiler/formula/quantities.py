@@ -11,6 +11,8 @@ BATCHES = ("Demos", "Rollouts", "Preferences", "Ratings")
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
+    """What a formula may ask of a batch."""
+
     level: Level
     on: tuple[str, ...] = BATCHES
     live: bool = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -40,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
         found += [finding for finding in program.findings if finding not in found]
         count += 1
     if args.format == "json":
+        import json
+
         print(json.dumps(as_json(found), indent=2))
     else:
         show(found, stream=sys.stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,10 @@ def _gguf(path: Path, dtype: str) -> Policy:
             quantization_config=GgufConfig(dequantize=True),
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, IndexError, struct.error) as error:
         raise StageError(
-            f"`{path.name}` could not be read as GGUF: {str(error).splitlines()[0]}"
+            f"`{path.name}` could not be read as GGUF: {str(error).splitlines()[0]}",
+            hint="it may have been cut off on its way here: fetch it again",
         ) from error
     config = loaded.config
     if hasattr(config, "quantization_config"):

@@ -59,7 +59,7 @@ class TrainSettings(Settings):
     optimizer: Literal["adamw"] = "adamw"
     """The update rule."""
     seed: int = 0
-    """Of the order of the data and of dropout."""
+    """Of the order of the data and of an adapter's first weights."""
 
 
 VERB = Verb(
@@ -67,7 +67,7 @@ VERB = Verb(
     "stage",
     TrainSettings,
     makes("Model"),
-    "1",
+    "2",
     ports=(
         Port("model", "Model"),
         Port("data", "Training data"),

@@ -71,8 +71,8 @@ class Policy:
         """The longest sequence that the model was built for, in tokens."""
         return int(self.network.config.max_position_embeddings)
 
-    def with_adapter(self, adapter: dict[str, Any]) -> Policy:
-        """The same weights, frozen, under a new LoRA adapter."""
+    def with_adapter(self, adapter: dict[str, Any], seed: int = 0) -> Policy:
+        """The same weights, frozen, under a new LoRA adapter that begins as `seed` says."""
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
@@ -82,7 +82,9 @@ class Policy:
             target_modules=adapter["targets"],
             task_type="CAUSAL_LM",
         )
-        return Policy(get_peft_model(self.model, config), self.tokenizer, adapter)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            return Policy(get_peft_model(self.model, config), self.tokenizer, adapter)
 
     def merged(self) -> Policy:
         """The model with its adapter folded into the weights; itself when it has none."""

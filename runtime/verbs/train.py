@@ -89,7 +89,7 @@ def _trainer(context: Context, policy: Policy, updates: int) -> Trainer:
         assert context.stage.formula is not None
         settings = context.stage.settings
         if settings["adapter"] and not policy.adapter:
-            policy = policy.with_adapter(settings["adapter"])
+            policy = policy.with_adapter(settings["adapter"], settings["seed"])
         compiled = compile_formula(Formula.from_json(context.stage.formula))
         optimizer = Optimizer(policy.model.parameters(), settings, updates * context.rounds)
         context.state["trainer"] = Trainer(policy, compiled, optimizer, settings)

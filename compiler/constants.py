@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grape.compiler.names import not_executed, refuse, unknown
+from grape.compiler.names import refuse, unknown
 from grape.dsl import ast
 from grape.dsl.source import Span
 
@@ -22,7 +23,8 @@ NUMBERS = ("int", "float", "fraction", "size", "duration")
 @dataclass(frozen=True, slots=True)
 class Value:
     """`data` is what JSON can hold (a list holds `Value`s); `kind` is one of int, float, bool,
-    string, fraction, size (bytes), duration (seconds), list, none."""
+    string, fraction, size (bytes), duration (seconds), list, none, or secret, whose data is
+    `{"secret": NAME}`: the name of the variable that holds it, never what it holds."""
 
     data: Any
     kind: str
@@ -82,6 +84,8 @@ def show(value: Value) -> str:
             return "a list"
         case "none":
             return "none"
+        case "secret":
+            return "a secret"
         case "duration":
             return f"{value.data:g} seconds"
         case "size":
@@ -98,16 +102,37 @@ def _name(name: str, span: Span, scope: Scope) -> Value:
 
 
 def _env(expr: ast.Call, scope: Scope) -> Value:
-    if len(expr.args) != 1 or not isinstance(expr.args[0].value, ast.String):
-        refuse("G205", '`env` takes one name in quotes: `env("NAME")`', expr.span)
-    name = expr.args[0].value.value
+    name = _variable(expr)
     if name not in os.environ:
-        refuse("G208", f"the environment variable `{name}` is not set", expr.span)
+        hint = f"set it first: `export {name}=…`"
+        refuse("G208", f"the environment variable `{name}` is not set", expr.span, hint=hint)
     return Value(os.environ[name], "string")
 
 
 def _secret(expr: ast.Call, scope: Scope) -> Value:
-    not_executed("`secret`", expr.span)
+    return Value({"secret": _variable(expr)}, "secret")
+
+
+def _variable(expr: ast.Call) -> str:
+    called = expr.function.span.text
+    if len(expr.args) != 1 or not isinstance(expr.args[0].value, ast.String):
+        message = f'`{called}` takes one name in quotes: `{called}("NAME")`'
+        refuse("G205", message, expr.span)
+    name = expr.args[0].value.value
+    if not _VARIABLE.fullmatch(name):
+        refuse("G205", f'"{name}" cannot name an environment variable', expr.span)
+    return name
+
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def origin(expr: ast.Expr) -> str | None:
+    """`env("NAME")` or `secret("NAME")` where an expression takes its value from there."""
+    match expr:
+        case ast.Call(ast.Name("env" | "secret" as called), (ast.Arg(value=ast.String(name)),)):
+            return f'{called}("{name}")'
+    return next(filter(None, map(origin, ast.inside(expr))), None)
 
 
 def _extreme(name: str, pick: Callable[..., Any]) -> Callable[[ast.Call, Scope], Value]:
@@ -148,9 +173,12 @@ def _binary(expr: ast.Binary, scope: Scope) -> Value:
         if left == (expr.op == "or"):
             return Value(left, "bool")
         return Value(truth(expr.right, scope), "bool")
-    if expr.op in _COMPARE:
-        return _compare(expr, scope)
     left_value, right_value = evaluate(expr.left, scope), evaluate(expr.right, scope)
+    if "secret" in (left_value.kind, right_value.kind):
+        message = "a secret is opaque: it cannot be compared, joined or calculated with"
+        refuse("G236", message, expr.span)
+    if expr.op in _COMPARE:
+        return _compare(expr, left_value, right_value)
     if expr.op == "+" and left_value.kind == right_value.kind == "string":
         return Value(left_value.data + right_value.data, "string")
     return _arithmetic(expr, _number(expr.left, scope), _number(expr.right, scope))
@@ -166,8 +194,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def _compare(expr: ast.Binary, scope: Scope) -> Value:
-    left, right = evaluate(expr.left, scope), evaluate(expr.right, scope)
+def _compare(expr: ast.Binary, left: Value, right: Value) -> Value:
     numeric = left.kind in NUMBERS and right.kind in NUMBERS
     if not numeric and (left.kind != right.kind or expr.op not in ("==", "!=")):
         refuse("G205", f"{show(left)} and {show(right)} cannot be compared", expr.span)

@@ -12,8 +12,11 @@ from grape.dsl.source import Span
 def check_files(stage: Stage, span: Span, project: Path) -> None:
     """Refuse a data file or a model that does not exist."""
     settings = stage.settings
-    if stage.verb in ("jsonl", "parquet", "csv"):
-        _check_data(settings["path"], span, project)
+    if stage.verb in ("jsonl", "parquet", "csv", "hf"):
+        if stage.verb != "hf":
+            _check_data(settings["path"], span, project)
+        else:
+            _check_hub(settings["path"], span, project)
         if not any(settings[part] is not None for part in ("prompt", "messages")):
             message = f"`{stage.name}` says neither what its prompts nor its messages are"
             refuse("G209", message, span, hint='add a template: `prompt = "{column}"`')
@@ -30,6 +33,16 @@ def _check_data(path: str, span: Span, project: Path) -> None:
     if not file.is_file():
         hint = f"paths start in the folder of the pipeline file, {project}"
         refuse("G110", f'there is no file "{path}"', span, hint=hint)
+
+
+def _check_hub(path: str, span: Span, project: Path) -> None:
+    if not path.startswith(("./", "../")):
+        if path.count("/") > 1 or not path:
+            hint = 'write "organisation/name", or "./folder" for one of your own'
+            refuse("G110", f'"{path}" names no data set of the hub', span, hint=hint)
+    elif not (project / path).is_dir():
+        hint = f"paths start in the folder of the pipeline file, {project}"
+        refuse("G110", f'there is no folder "{path}"', span, hint=hint)
 
 
 def _check_model(source: str, span: Span, project: Path) -> None:

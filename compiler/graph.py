@@ -44,6 +44,30 @@ class Stage:
     doc: str | None = None
     body: tuple[Stage, ...] = ()
     next: str | None = None
+    layers: dict[str, str] = field(default_factory=dict)
+    """Settings that come from the environment: `env("NAME")` or `secret("NAME")` by name."""
+    every: int | None = None
+    """In a repeat: made only every so many rounds, after the next model."""
+    until: tuple[Until, ...] = ()
+    """Of a repeat: what ends it early."""
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """`until EXPR`: an expression like that of a check, over what a round has made."""
+
+    text: str
+    test: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A stage of a branch that is not taken, and why; `region` is the repeat that it would lie
+    in."""
+
+    stage: Stage
+    reason: str
+    region: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +78,7 @@ class Check:
     test: dict[str, Any]
     confidence: float | None
     span: Span = field(compare=False, repr=False)
+    doc: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +98,16 @@ class Graph:
     pipeline: str
     params: dict[str, Any]
     layers: dict[str, str]
-    """Parameter name to the layer that set it: default, params file, --set."""
+    """Parameter name to the layer that set it: default, env("NAME"), params file, --set."""
     stages: tuple[Stage, ...]
     checks: tuple[Check, ...]
     outputs: tuple[Output, ...]
     span: Span = field(compare=False, repr=False)
+    doc: str | None = None
+    skipped: tuple[Skipped, ...] = ()
+    """Stages of branches that are not taken."""
+    left_out: tuple[str, ...] = ()
+    """Checks and outputs of such branches, with the reason."""
 
     def to_networkx(self) -> nx.DiGraph[str]:
         """A directed graph: node attributes `verb`, `type`, `settings`, `region` (the repeat that

@@ -28,8 +28,16 @@ class Leaf:
         """Equal for data that holds the same items."""
         settings = self.data.settings
         if "path" in settings:
-            return (self.data.verb, settings["path"])
+            parts = [str(settings[key]) for key in ("subset", "part") if key in settings]
+            return (self.data.verb, settings["path"], *parts)
         return (self.data.verb, *(str(settings[key]) for key in ("name", "options", "seed")))
+
+    def shares_with(self, other: Leaf) -> bool:
+        """Whether both may hold the same item: not where one split keeps them apart."""
+        if self.identity != other.identity:
+            return False
+        cuts = [(leaf.data.settings["split"], leaf.data.settings["seed"]) for leaf in (self, other)]
+        return {self.view, other.view} != {"train", "test"} or cuts[0] != cuts[1]
 
 
 Local = dict[str, Stage]
@@ -41,7 +49,7 @@ def check_graph(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding]:
     leaks = list(_leaks(scopes))
     yield from leaks
     if not leaks:
-        yield from _trained_and_evaluated(scopes)
+        yield from _trained_and_evaluated(graph)
     for stage, _ in scopes:
         yield from _settings(stage, declared)
     yield from _unused(graph, declared)
@@ -81,13 +89,6 @@ def _training(scopes: list[tuple[Stage, Local]]) -> Iterator[tuple[Stage, Leaf]]
                 yield stage, leaf
 
 
-def _evaluated(scopes: list[tuple[Stage, Local]]) -> Iterator[tuple[Stage, Leaf]]:
-    for stage, local in scopes:
-        if stage.verb == "evaluate":
-            for leaf in _leaves(stage, ("prompts",), local):
-                yield stage, leaf
-
-
 def _leaks(scopes: list[tuple[Stage, Local]]) -> Iterator[Finding]:
     seen: set[Span] = set()
     for stage, leaf in _training(scopes):
@@ -102,18 +103,62 @@ def _leaks(scopes: list[tuple[Stage, Local]]) -> Iterator[Finding]:
         yield Finding("G601", message, leaf.span, labels, hint=f"train on `{name}.train`")
 
 
-def _trained_and_evaluated(scopes: list[tuple[Stage, Local]]) -> Iterator[Finding]:
-    trained = {(leaf.identity, leaf.view): leaf for _, leaf in _training(scopes)}
-    for _, leaf in _evaluated(scopes):
-        for (identity, view), other in trained.items():
-            if identity != leaf.identity or {view, leaf.view} == {"train", "test"}:
+def _trained_and_evaluated(graph: Graph) -> Iterator[Finding]:
+    """Evaluations of models on items that made them: by training, or by ending their repeat."""
+    for stage, local, home in _evaluations(graph):
+        for leaf in _leaves(stage, ("prompts",), local):
+            made = _makers(stage, "model", local, home)
+            other, trained = next(
+                ((one, how) for one, how in made if leaf.shares_with(one)), (None, True)
+            )
+            if other is None:
                 continue
             name = leaf.data.name if leaf.view is None else f"{leaf.data.name}.{leaf.view}"
             message = f"`{name}` is trained on too, so this evaluation measures memory"
             labels = (Label(other.span, "trained on here"),)
             hint = "evaluate on items that no training sees: `split = 90%` gives `.test`"
+            if not trained:
+                message = f"`{name}` decides when the repeat ends, so this score flatters the model"
+                labels = (Label(other.span, "`until` asks this evaluation"),)
+                hint = "let `until` ask other items: a data set of its own, or the rewards"
+            elif leaf.view != other.view and leaf.view is not None and other.view is not None:
+                hint = "both are cut from the same rows, by different splits or seeds"
             yield Finding("G602", message, leaf.span, labels, hint=hint)
-            break
+
+
+def _evaluations(graph: Graph) -> Iterator[tuple[Stage, Local, str | None]]:
+    """Every `evaluate`, what its inputs may name, and the repeat that it lies in."""
+    top = {stage.name: stage for stage in graph.stages}
+    for stage in graph.stages:
+        if stage.verb == "evaluate":
+            yield stage, top, None
+        for inner in stage.body:
+            if inner.verb == "evaluate":
+                yield inner, {**top, **{other.name: other for other in stage.body}}, stage.name
+
+
+def _makers(stage: Stage, port: str, local: Local, home: str | None) -> Iterator[tuple[Leaf, bool]]:
+    """The data that made the model of a port: trained on (True), or asked by an `until` (False).
+    An evaluation inside a repeat, `home`, may well be what its own `until` asks."""
+    for edge in stage.inputs:
+        model = local.get(edge.source)
+        if edge.port != port or model is None:
+            continue
+        if model.verb == "train":
+            yield from ((leaf, True) for leaf in _leaves(model, ("data",), local))
+            yield from _makers(model, "model", local, home)
+        elif model.verb == "repeat":
+            inside = {**local, **{inner.name: inner for inner in model.body}}
+            asked = {name for until in model.until for name in _metrics(until.test)}
+            for inner in model.body:
+                if inner.verb == "train":
+                    yield from ((leaf, True) for leaf in _leaves(inner, ("data",), inside))
+                elif inner.name in asked and inner.verb == "evaluate" and model.name != home:
+                    yield from ((leaf, False) for leaf in _leaves(inner, ("prompts",), inside))
+            yield from _makers(model, "start", local, home)
+        elif model.verb == "merge":
+            for name in ("first", "second", "third", "fourth"):
+                yield from _makers(model, name, local, home)
 
 
 def _setting_span(stage: Stage, declared: ast.PipelineDecl, name: str) -> Span:
@@ -130,8 +175,8 @@ def _nodes(body: tuple[ast.Statement, ...]) -> Iterator[ast.Node]:
     for statement in body:
         if isinstance(statement, ast.Node):
             yield statement
-        elif isinstance(statement, ast.Repeat):
-            yield from _nodes(statement.body)
+        for inner in ast.bodies(statement):
+            yield from _nodes(inner)
 
 
 def _settings(stage: Stage, declared: ast.PipelineDecl) -> Iterator[Finding]:
@@ -186,6 +231,7 @@ def _unused(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding]:
     for stage in graph.stages:
         used |= {edge.source for edge in stage.inputs}
         inner_used = {edge.source for inner in stage.body for edge in inner.inputs}
+        inner_used |= {name for until in stage.until for name in _metrics(until.test)}
         for inner in stage.body:
             if inner.name not in inner_used and inner.name != "next":
                 yield from _wasted(inner, declared)
@@ -198,10 +244,18 @@ def _wasted(stage: Stage, declared: ast.PipelineDecl) -> Iterator[Finding]:
     if stage.verb in ("evaluate", "export"):
         return
     names = {node.span: node.name.span for node in _nodes(declared.body)}
-    names |= {s.span: s.name.span for s in declared.body if isinstance(s, ast.Repeat)}
+    names |= {s.span: s.name.span for s in _repeats(declared.body)}
     message = f"nothing uses `{stage.name}`"
     hint = "publish it with `output`, use it, or remove it"
     yield Finding("G403", message, names[stage.span], hint=hint)
+
+
+def _repeats(body: tuple[ast.Statement, ...]) -> Iterator[ast.Repeat]:
+    for statement in body:
+        if isinstance(statement, ast.Repeat):
+            yield statement
+        for inner in ast.bodies(statement):
+            yield from _repeats(inner)
 
 
 def _metrics(node: dict[str, Any]) -> Iterator[str]:
@@ -219,7 +273,11 @@ def _paths(graph: Graph) -> Iterator[Finding]:
     ]
     for path, span in [*((out.path, out.span) for out in graph.outputs), *exports]:
         plain = path.rstrip("/").removeprefix("./")
-        if plain in seen:
+        if plain in seen and seen[plain] == span:
+            message = f'every copy writes "{path}"; the last would replace the others'
+            hint = "put the value into the path, for example `models/{lr}`"
+            yield Finding("G221", message, span, hint=hint)
+        elif plain in seen:
             message = f'"{path}" is written twice; the second would replace the first'
             yield Finding("G221", message, span, (Label(seen[plain], "first written here"),))
         seen.setdefault(plain, span)

@@ -121,6 +121,8 @@ def _relevant(stage: Stage) -> dict[str, Any]:
     neutral = NEUTRAL.get(stage.verb, frozenset())
     if stage.settings.get("on_error") == "stop":
         neutral |= {"timeout"}
+    if stage.settings.get("token", "") is None:
+        neutral |= {"token"}  # data and models that need none keep the keys that they had
     return {name: value for name, value in stage.settings.items() if name not in neutral}
 
 
@@ -136,6 +138,8 @@ def _reads(stage: Stage, project: Path) -> Iterator[tuple[str, Path]]:
     """The files that a stage reads: data, models, the source of Python rewards."""
     settings = stage.settings
     if stage.verb in ("jsonl", "parquet", "csv"):
+        yield "data", project / settings["path"]
+    if stage.verb == "hf" and settings["path"].startswith(("./", "../")):
         yield "data", project / settings["path"]
     if stage.verb == "pretrained" and not settings["source"].startswith("hf:"):
         yield "model", model_path(settings["source"], project)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grape.compiler.constants import Scope, Value, evaluate, show, truth
+from grape.compiler.constants import Scope, Value, evaluate, origin, show, truth
 from grape.compiler.names import Refused, refuse, unknown
 from grape.dsl import ast
 from grape.dsl.findings import Label
@@ -72,9 +72,10 @@ def bind(
         source = given.get(name)
         if source is None:
             values[name] = default_of(param, values, owner, param.name.span)
-            layers[name] = "default"
+            layers[name] = (origin(param.default) if param.default else None) or "default"
             continue
         span = source.span or param.name.span
+        _refuse_secret(param, source, span)
         if source.text is not None:
             values[name] = _from_text(param, source.text, source.layer, span)
         else:
@@ -82,6 +83,15 @@ def bind(
         layers[name] = source.layer
         _hold(param, values, span)
     return values, layers
+
+
+def _refuse_secret(param: ast.Param, source: Given, span: Span) -> None:
+    """What a file or a command line says is logged and stored; a secret's value must not be."""
+    came = origin(param.default) if param.default is not None else None
+    if came is not None and came.startswith("secret"):
+        message = f"`{param.name.name}` is a secret, and {source.layer} would show its value"
+        labels = (Label(param.span, "declared here"),)
+        refuse("G236", message, span, labels=labels, hint="set the variable that it names instead")
 
 
 def default_of(param: ast.Param, scope: Scope, owner: str, span: Span) -> Value:
@@ -159,6 +169,8 @@ def fit(param: ast.Param, value: Value, span: Span) -> Value:
 
 
 def _fit(param: ast.Param, kind: str, value: Value, span: Span) -> Value:
+    if value.kind == "secret" and kind == "string":
+        return value
     if value.kind not in _KINDS.get(kind, ()):
         labels = (Label(param.type.span, f"declared {kind} here"),)
         message = f"`{param.name.name}` is declared {kind}, and {show(value)} is not"
@@ -185,7 +197,7 @@ def _is_env(expr: ast.Expr) -> bool:
 def _from_text(param: ast.Param, text: str, layer: str, span: Span) -> Value:
     if param.type.name == "string" and not param.type.list_of:
         return Value(text, "string")
-    expr = _parse_expression(text)
+    expr = parse_expression(text)
     if expr is not None:
         try:
             return fit(param, evaluate(expr, {}), span)
@@ -196,7 +208,7 @@ def _from_text(param: ast.Param, text: str, layer: str, span: Span) -> Value:
     refuse("G206", f"`{name}` is declared {kind}, and {layer} gives it `{text}`", span)
 
 
-def _parse_expression(text: str) -> ast.Expr | None:
+def parse_expression(text: str) -> ast.Expr | None:
     """One grammar everywhere: the text is read as the default of a parameter."""
     from grape.dsl.parse import parse
 

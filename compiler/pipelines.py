@@ -6,24 +6,24 @@ something in it is wrong; findings are collected on the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-from grape.compiler.checks import compile_check
+from grape.compiler.branches import Forced, World, check_branches, skipped_stages
+from grape.compiler.checks import compile_check, compile_until
 from grape.compiler.constants import Value, evaluate, show
-from grape.compiler.graph import Check, Edge, Graph, Output, Stage
+from grape.compiler.copies import Copy, fill_path
+from grape.compiler.graph import Check, Edge, Graph, Output, Stage, Until
 from grape.compiler.modules import Module
-from grape.compiler.names import Refused, not_executed, refuse
-from grape.compiler.regions import Pipeline, Region, resolve
+from grape.compiler.names import Refused, refuse
+from grape.compiler.regions import Declared, Pipeline, Place, Region, find, is_defined, resolve
 from grape.compiler.stages import build_stage
 from grape.compiler.types import ArtifactType
+from grape.compiler.unfolding import Unfolded, attempt, head, unfold
 from grape.dsl import ast
 from grape.dsl.findings import Finding, Label
-from grape.dsl.source import Span
-
-T = TypeVar("T")
 
 
 def build_graph(
@@ -36,28 +36,17 @@ def build_graph(
 ) -> Graph | None:
     """The graph of a pipeline, or None when there are findings that make it meaningless."""
     before = len(findings)
-    seed = values.get("seed")
-    pipeline = Pipeline(
-        module,
-        project,
-        dict(values),
-        findings,
-        seed.data if seed is not None and seed.kind == "int" else 0,
-    )
-    region = Region(pipeline, {}, _build)
-    _declare(declared.body, region)
-    for name, node in region.nodes.items():
-        _attempt(findings, partial(region.stage, name, node.name.span))
-    outputs = [
-        _attempt(findings, partial(_output, s, region))
-        for s in declared.body
-        if isinstance(s, ast.Output)
-    ]
-    checks = [
-        _attempt(findings, partial(_check, s, region))
-        for s in declared.body
-        if isinstance(s, ast.Check)
-    ]
+    made = _Work(Pipeline(module, project, findings, layers), values)
+    outputs, checks = made.build(declared)
+    skips = made.pipeline.skips
+
+    def world(forced: Forced) -> World:
+        other = _Work(Pipeline(module, project, [], layers, forced), values)
+        other.build(declared)
+        return other.pipeline.findings, other.pipeline.skips, other.regions
+
+    findings += check_branches(world, skips)
+    region = made.regions[""]
     if None in region.stages.values() or None in outputs or None in checks:
         assert len(findings) > before or None in module.imported.values()
         return None
@@ -69,124 +58,108 @@ def build_graph(
         checks=tuple(check for check in checks if check),
         outputs=tuple(output for output in outputs if output),
         span=declared.span,
+        doc=declared.doc,
+        skipped=tuple(skipped_stages(world, skips)),
+        left_out=tuple(f"{text}  ({skip.reason})" for skip in skips for text in skip.others),
     )
 
 
-def _attempt(findings: list[Finding], work: Callable[[], T]) -> T | None:
-    try:
-        return work()
-    except Refused as refused:
-        if refused.finding is not None:
-            findings.append(refused.finding)
-        return None
+class _Work:
+    """One building of a pipeline; `regions` are its own, under "", and those of its repeats."""
+
+    def __init__(self, pipeline: Pipeline, values: Mapping[str, Value]) -> None:
+        self.pipeline = pipeline
+        self.values = values
+        self.regions: dict[str, Region] = {}
+
+    def build(self, declared: ast.PipelineDecl) -> tuple[list[Output | None], list[Check | None]]:
+        """Build every stage, then what is said about them."""
+        findings = self.pipeline.findings
+        region = self.regions[""] = Region(self.pipeline, self._node)
+        said = Unfolded()
+        unfold(declared.body, Place(region, self.values), said)
+        for name, node in region.nodes.items():
+            attempt(findings, partial(region.stage, name, node.statement.name.span))
+        outputs = [attempt(findings, partial(_output, *found)) for found in said.outputs]
+        checks = [attempt(findings, partial(_check, *found)) for found in said.checks]
+        return outputs, checks
+
+    def _node(self, declared: Declared) -> Stage:
+        if isinstance(declared.statement, ast.Repeat):
+            return self._repeat(declared.statement, declared)
+        return build_stage(declared.statement, declared)
+
+    def _repeat(self, node: ast.Repeat, declared: Declared) -> Stage:
+        findings = self.pipeline.findings
+        before = len(findings)
+        place = declared.place
+        rounds = evaluate(node.count, place.values)
+        if rounds.kind != "int" or rounds.data < 1:
+            message = f"`repeat` needs a whole number of rounds of at least 1, not {show(rounds)}"
+            refuse("G202", message, node.count.span)
+        start = resolve(node.start, place)
+        if start.type.name != "Model":
+            message = f"`repeat` carries a model, `{start.name}` is {start.type}"
+            labels = (Label(start.made_at, "made here"),)
+            refuse("G201", message, node.start.span, labels=labels)
+        body = Region(
+            self.pipeline, self._node, declared.name, outer=place, carry=node.name, start=start
+        )
+        self.regions[declared.name] = body
+        said = Unfolded()
+        unfold(node.body, Place(body, place.values), said)
+        untils = self._body(node, body, said)
+        if len(findings) > before:
+            raise Refused(None)
+        _warn_never(said, rounds.data, findings)
+        edges = [start.edge("start", node.start.span)]
+        edges += [Edge(name, name, None, span) for name, span in body.outside.items()]
+        return Stage(
+            name=declared.name,
+            verb="repeat",
+            type=ArtifactType("Model"),
+            inputs=tuple(edges),
+            settings={"rounds": rounds.data},
+            given=frozenset({"rounds"}),
+            span=node.span,
+            doc=node.doc,
+            body=tuple(sorted(body.order, key=lambda stage: stage.every is not None)),
+            next="next",
+            until=tuple(until for until in untils if until),
+        )
+
+    def _body(self, node: ast.Repeat, body: Region, said: Unfolded) -> list[Until | None]:
+        """Build the stages of a repeat; findings say what went wrong."""
+        findings = self.pipeline.findings
+        step, step_place = _next_of(node, said)
+        for name, inner in body.nodes.items():
+            attempt(findings, partial(body.stage, name, inner.statement.name.span))
+        body.nodes["next"] = Declared("next", step, step_place)
+        made = attempt(findings, lambda: body.stage("next", step.span))
+        if made is None:
+            raise Refused(None)
+        for inner_stage in body.order:
+            _check_trained(inner_stage, node.name.name, body.name)
+        return [attempt(findings, partial(_until, *found)) for found in said.untils]
 
 
-_LATER: dict[type, str] = {
-    ast.Each: "`each`",
-    ast.If: "`if`",
-    ast.Every: "`every`",
-    ast.Until: "`until`",
-}
+def _warn_never(said: Unfolded, rounds: int, findings: list[Finding]) -> None:
+    for every, span in said.everies:
+        if every > rounds:
+            message = f"`every {every}` never comes in {rounds} rounds"
+            hint = "take a smaller number, or evaluate after the repeat"
+            findings.append(Finding("G235", message, span, hint=hint))
 
 
-def _declare(body: tuple[ast.Statement, ...], region: Region) -> None:
-    """Enter the nodes of a body into its region; refuse what cannot stand there."""
-    findings = region.pipeline.findings
-    for statement in body:
-        _attempt(findings, partial(_enter, statement, region))
-
-
-def _enter(statement: ast.Statement, region: Region) -> None:
-    if type(statement) in _LATER:
-        not_executed(_LATER[type(statement)], _head(statement))
-    inside = region.carry is not None
-    if inside and isinstance(statement, ast.Repeat):
-        not_executed("a `repeat` inside a `repeat`", _head(statement))
-    if inside and isinstance(statement, ast.Check | ast.Output):
-        refuse("G217", "checks and outputs stand after the repeat, not inside", statement.span)
-    if not isinstance(statement, ast.Node | ast.Repeat):
-        return
-    name = statement.name
-    if isinstance(statement, ast.Node):
-        if inside and statement.keyword in ("model", "data"):
-            message = f"`{statement.keyword} {name.name}` must be declared outside the repeat"
-            refuse("G217", message, name.span)
-        if statement.keyword == "next":
-            if not inside:
-                refuse("G217", "`next` belongs inside a `repeat`", name.span)
-            return
-    _fresh_name(name, region)
-    region.nodes[name.name] = statement
-
-
-def _head(statement: ast.Statement) -> Span:
-    """The first word of a statement, for findings about the statement as a whole."""
-    span = statement.span
-    word = span.text.split(maxsplit=1)[0]
-    return Span(span.source, span.start, span.start + len(word))
-
-
-def _fresh_name(name: ast.Ident, region: Region) -> None:
-    if name.name in region.pipeline.params:
-        refuse("G107", f"`{name.name}` is already a parameter of this pipeline", name.span)
-    if region.carry is not None and name.name == region.carry.name:
-        labels = (Label(region.carry.span, "the model of the repeat"),)
-        message = f"`{name.name}` is the model of this repeat; write `next {name.name} = …`"
-        refuse("G102", message, name.span, labels=labels)
-    outer: Region | None = region
-    while outer is not None:
-        if name.name in outer.nodes:
-            labels = (Label(outer.nodes[name.name].name.span, "first defined here"),)
-            refuse("G102", f"`{name.name}` is defined twice", name.span, labels=labels)
-        outer = outer.parent
-
-
-def _build(node: ast.Node | ast.Repeat, region: Region) -> Stage:
-    return _repeat(node, region) if isinstance(node, ast.Repeat) else build_stage(node, region)
-
-
-def _repeat(node: ast.Repeat, region: Region) -> Stage:
-    pipeline = region.pipeline
-    before = len(pipeline.findings)
-    rounds = evaluate(node.count, pipeline.params)
-    if rounds.kind != "int" or rounds.data < 1:
-        message = f"`repeat` needs a whole number of rounds of at least 1, not {show(rounds)}"
-        refuse("G202", message, node.count.span)
-    start = resolve(node.start, region)
-    if start.type.name != "Model":
-        message = f"`repeat` carries a model, `{start.name}` is {start.type}"
-        labels = (Label(start.made_at, "made here"),)
-        refuse("G201", message, node.start.span, labels=labels)
-    body = Region(pipeline, {}, _build, parent=region, carry=node.name, start=start)
-    _declare(node.body, body)
-    step = _next_of(node)
-    for name, inner in body.nodes.items():
-        _attempt(pipeline.findings, partial(body.stage, name, inner.name.span))
-    body.nodes["next"] = step
-    made = _attempt(pipeline.findings, lambda: body.stage("next", step.span))
-    if made is None or len(pipeline.findings) > before:
-        raise Refused(None)
-    for inner_stage in body.order:
-        _check_trained(inner_stage, node.name.name)
-    edges = [start.edge("start", node.start.span)]
-    edges += [Edge(name, name, None, span) for name, span in body.outside.items()]
-    return Stage(
-        name=node.name.name,
-        verb="repeat",
-        type=ArtifactType("Model"),
-        inputs=tuple(edges),
-        settings={"rounds": rounds.data},
-        given=frozenset({"rounds"}),
-        span=node.span,
-        doc=node.doc,
-        body=tuple(body.order),
-        next="next",
-    )
-
-
-def _check_trained(stage: Stage, carry: str) -> None:
+def _check_trained(stage: Stage, carry: str, full: str) -> None:
     """A repeat trains its carried model in place; any other training would change a model that
     other stages, or the next round, still take for what it was."""
+    if stage.every is not None and stage.verb in ("export", "merge"):
+        message = f"`every` measures; `{stage.verb}` stands after the repeat"
+        refuse("G234", message, stage.span)
+    if stage.verb == "merge":
+        message = "a merge stands outside a repeat: inside, the model is trained in place"
+        refuse("G217", message, stage.span)
     if stage.verb != "train":
         return
     if stage.name != "next":
@@ -194,46 +167,76 @@ def _check_trained(stage: Stage, carry: str) -> None:
         hint = "train the other model before the repeat, or give it a repeat of its own"
         refuse("G217", message, stage.span, hint=hint)
     edge = next(edge for edge in stage.inputs if edge.port == "model")
-    if edge.source != carry:
+    if edge.source != full:
         message = f"`next {carry}` trains the carried model: `train({carry}, …)`"
         refuse("G217", message, edge.span)
 
 
-def _next_of(node: ast.Repeat) -> ast.Node:
-    steps = [s for s in node.body if isinstance(s, ast.Node) and s.keyword == "next"]
+def _next_of(node: ast.Repeat, said: Unfolded) -> tuple[ast.Node, Place]:
+    steps = said.nexts
     name = node.name.name
     if not steps:
         message = f"the repeat never makes the next `{name}`"
         hint = f"end its body with `next {name} = train({name}, …)`"
-        refuse("G217", message, _head(node), hint=hint)
+        refuse("G217", message, head(node.span), hint=hint)
     if len(steps) > 1:
-        labels = (Label(steps[0].name.span, "the first one"),)
-        refuse("G217", "a repeat has one `next`", steps[1].name.span, labels=labels)
-    if steps[0].name.name != name:
+        labels = (Label(steps[0][0].name.span, "the first one"),)
+        refuse("G217", "a repeat has one `next`", steps[1][0].name.span, labels=labels)
+    step, place = steps[0]
+    if step.name.name != name:
         message = f"this repeat carries `{name}`: write `next {name} = …`"
-        refuse("G217", message, steps[0].name.span, labels=(Label(node.name.span, "here"),))
-    step = steps[0]
+        refuse("G217", message, step.name.span, labels=(Label(node.name.span, "here"),))
     if isinstance(step.call, ast.Call) and step.call.function != ast.Name("train", step.span):
         function = step.call.function.span
         refuse("G217", f"`next {name}` must be a `train`: it makes the next model", function)
-    return step
+    return step, place
 
 
-def _output(statement: ast.Output, region: Region) -> Output:
-    found = resolve(statement.value, region)
+def _output(statement: ast.Output, place: Place) -> Output:
+    found = resolve(statement.value, place)
     if found.type.name != "Model":
         message = f"an output is a model, `{found.name}` is {found.type}"
         labels = (Label(found.made_at, "made here"),)
         refuse("G219", message, statement.value.span, labels=labels)
-    return Output(found.name, found.view, statement.path.value, statement.span)
+    path = fill_path(statement.path.value, place.values, statement.path.span)
+    return Output(found.name, found.view, path, statement.span)
 
 
-def _check(statement: ast.Check, region: Region) -> Check:
-    def find(name: str, span: Span) -> Stage | None:
-        if name not in region.nodes:
-            resolve(ast.Name(name, span), region)
-        return region.stage(name, span)
+def _stage_of(expr: ast.Expr, place: Place) -> Stage | None:
+    """The stage that an expression names; None when it names none."""
+    base = expr
+    while isinstance(base, ast.Index):
+        base = base.value
+    if not isinstance(expr, ast.Name | ast.Index) or not isinstance(base, ast.Name):
+        return None
+    if base.name in place.values and not is_defined(base.name, place.region):
+        return None
+    name = find(expr, place).name
+    region: Region | None = place.region
+    while region is not None and name not in region.nodes:
+        region = region.outer.region if region.outer else None
+    return region.stage(name, expr.span) if region is not None else None
 
-    test, confidence = compile_check(statement, find, region.pipeline.params)
-    text = statement.span.text.removeprefix("check").strip()
-    return Check(text, test, confidence, statement.span)
+
+def _check(statement: ast.Check, place: Place) -> Check:
+    test, confidence = compile_check(statement, lambda expr: _stage_of(expr, place), place.values)
+    text = statement.span.text.removeprefix("check").strip() + _which(place.copies)
+    return Check(text, test, confidence, statement.span, statement.doc)
+
+
+def _which(copies: tuple[Copy, ...]) -> str:
+    said = ", ".join(f"{copy.name} = {copy.text}" for copy in copies)
+    return f"  [{said}]" if said else ""
+
+
+def _until(statement: ast.Until, place: Place) -> Until:
+    inside = replace(place, every=1)  # what `every` made can be asked
+    carry = place.region.carry
+
+    def stage_of(expr: ast.Expr) -> Stage | None:
+        if carry is not None and expr == ast.Name(carry.name, expr.span):
+            return place.region.stage("next", expr.span)
+        return _stage_of(expr, inside)
+
+    test = compile_until(statement, stage_of, place.values, frozenset(place.region.nodes))
+    return Until(statement.test.span.text + _which(place.copies), test)

@@ -40,7 +40,8 @@ class PlannedStage(_Record):
     """`score`, `evaluate`: a reward expression, see `compiler.rewards`."""
     key: str = ""
     """Content key: equal keys, equal artifacts. Empty inside a repeat, which has one key."""
-    state: Literal["cached", "run", "resume"] = "run"
+    state: Literal["cached", "run", "resume", "skipped"] = "run"
+    """`skipped`: the branch of an `if` that it stands in is not taken; only in `Plan.skipped`."""
     reason: str = ""
     estimate: dict[str, Any] = {}
     doc: str | None = None
@@ -51,6 +52,19 @@ class PlannedStage(_Record):
     the body a Ref to that name is the current model, and `next` names the stage that replaces
     it."""
     next: str | None = None
+    layers: dict[str, str] = {}
+    """Settings that come from the environment: `env("NAME")` or `secret("NAME")` by name."""
+    every: int | None = None
+    """In a repeat: made only every so many rounds, after `next`."""
+    until: tuple[PlannedUntil, ...] = ()
+    """`repeat`: what ends it early, asked after each round."""
+
+
+class PlannedUntil(_Record):
+    """`until EXPR`: an expression as of a check, over what the round made."""
+
+    text: str
+    test: dict[str, Any]
 
 
 class PlannedCheck(_Record):
@@ -61,6 +75,7 @@ class PlannedCheck(_Record):
     confidence: float | None
     file: str
     line: int
+    doc: str | None = None
 
 
 class PlannedOutput(_Record):
@@ -84,6 +99,13 @@ class Plan(_Record):
     checks: tuple[PlannedCheck, ...] = ()
     outputs: tuple[PlannedOutput, ...] = ()
     versions: dict[str, str] = {}
+    layers: dict[str, str] = {}
+    """Parameter to the layer that set it."""
+    doc: str | None = None
+    skipped: tuple[PlannedStage, ...] = ()
+    """Stages of branches that are not taken; one inside a repeat is named `REPEAT.STAGE`."""
+    left_out: tuple[str, ...] = ()
+    """Checks and outputs of such branches, with the reason."""
 
     def stage(self, name: str) -> PlannedStage:
         """The stage of that name; KeyError when there is none."""

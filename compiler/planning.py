@@ -15,11 +15,18 @@ from typing import Any, Literal
 
 from grape.compiler import graph as typed
 from grape.compiler.keys import Files, digest, key_document
-from grape.compiler.plan import Plan, PlannedCheck, PlannedOutput, PlannedStage, Ref
+from grape.compiler.plan import (
+    Plan,
+    PlannedCheck,
+    PlannedOutput,
+    PlannedStage,
+    PlannedUntil,
+    Ref,
+)
 from grape.compiler.verbs import verb
 
 EDITION = 1
-State = Literal["cached", "run", "resume"]
+State = Literal["cached", "run", "resume", "skipped"]
 _LIBRARIES = ("grape-lang", "torch", "transformers", "peft", "prefect")
 
 
@@ -28,7 +35,7 @@ def make_plan(
     *,
     project: Path,
     file: str,
-    state_of: Callable[[str], State],
+    state_of: Callable[[str], Literal["cached", "run", "resume"]],
     previous: Mapping[str, Any] | None,
 ) -> Plan:
     """The plan of a graph. `state_of` tells of a key what the store has; `previous` maps stage
@@ -59,6 +66,7 @@ def make_plan(
                 confidence=check.confidence,
                 file=check.span.source.path,
                 line=check.span.line,
+                doc=check.doc,
             )
             for check in graph.checks
         ),
@@ -67,7 +75,18 @@ def make_plan(
             for output in graph.outputs
         ),
         versions=dict(_versions()),
+        layers=graph.layers,
+        doc=graph.doc,
+        skipped=tuple(_left(skipped) for skipped in graph.skipped),
+        left_out=graph.left_out,
     )
+
+
+def _left(skipped: typed.Skipped) -> PlannedStage:
+    """A stage of a branch that is not taken: it has neither key nor estimate."""
+    planned = _planned(skipped.stage, "", "skipped", skipped.reason, {})
+    inside = f"{skipped.region}." if skipped.region else ""
+    return planned.model_copy(update={"name": inside + planned.name})
 
 
 def documents_of(graph: typed.Graph, project: Path, files: Files) -> dict[str, dict[str, Any]]:
@@ -92,7 +111,20 @@ def _document(
         local[stage.name] = "carry"
         document["body"] = [_document(inner, local, project, files) for inner in stage.body]
         document["next"] = local[stage.next] if stage.next else None
+        if stage.until:
+            document["until"] = [_placed(until.test, local) for until in stage.until]
+    if stage.every is not None:
+        document["every"] = stage.every
     return document
+
+
+def _placed(test: dict[str, Any], local: Mapping[str, str]) -> dict[str, Any]:
+    """A test with its stages named by their places."""
+    if test["op"] == "metric":
+        return {**test, "stage": local[test["stage"]]}
+    return (
+        {**test, "args": [_placed(arg, local) for arg in test["args"]]} if "args" in test else test
+    )
 
 
 def verb_version(name: str) -> str:
@@ -121,6 +153,9 @@ def _planned(
         line=stage.span.line,
         body=tuple(_planned(inner, "", state, reason, inside[inner.name]) for inner in stage.body),
         next=stage.next,
+        layers=stage.layers,
+        every=stage.every,
+        until=tuple(PlannedUntil(text=until.text, test=until.test) for until in stage.until),
     )
 
 
@@ -229,7 +264,7 @@ def _changes(
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             yield f"{name}{of}{_shown(old.get(name), new.get(name))}"
-    for name, words in (("formula", "algorithm"), ("reward", "reward")):
+    for name, words in _WORDS:
         if before.get(name) != now.get(name):
             yield f"{words}{of} changed"
     if before.get("files") != now.get("files"):
@@ -242,6 +277,14 @@ def _changes(
             yield from _changes(one, other, (), f" of `{stage.name}`")
             if one.get("inputs") != other["inputs"]:
                 yield f"`{stage.name}` takes other inputs"
+
+
+_WORDS = (
+    ("formula", "algorithm"),
+    ("reward", "reward"),
+    ("every", "rounds of `every`"),
+    ("until", "`until`"),
+)
 
 
 def _shown(old: object, new: object) -> str:

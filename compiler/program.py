@@ -20,6 +20,7 @@ from grape.compiler.pipelines import build_graph
 from grape.compiler.rewards import check_declaration as check_reward
 from grape.dsl import ast
 from grape.dsl.allow import apply_allows as silence
+from grape.dsl.allow import silences
 from grape.dsl.catalogue import entry
 from grape.dsl.findings import Finding, in_order
 from grape.dsl.source import Source
@@ -76,6 +77,20 @@ class Program:
         if graph is None:
             raise ValueError(f"there is no pipeline `{name}`; the file has: {names}")
         return graph
+
+    def plan_findings(self, name: str) -> list[Finding]:
+        """What is only to be said once the data is read, for a plan."""
+        from grape.compiler.power import counted, weak_checks
+
+        said = {(finding.code, finding.span) for finding in self.findings}
+        allows = [allow for file in self.files.values() for allow in file.allows]
+        found = weak_checks(self.graph(name), counted(self.module.path.parent))
+        return [
+            finding
+            for finding in found
+            if (finding.code, finding.span) not in said
+            and not any(silences(allow, finding) for allow in allows)
+        ]
 
 
 @dataclass(slots=True)
@@ -222,11 +237,13 @@ def build_graphs(work: Work) -> None:
 def check_hygiene(work: Work) -> None:
     """Leaks, wasted work and implausible settings of every graph."""
     from grape.compiler.hygiene import check_graph
+    from grape.compiler.power import stated, weak_checks
 
     for declared in work.declared:
         graph = work.graphs[declared.name.name]
         if graph is not None:
             work.findings += check_graph(graph, declared)
+            work.findings += weak_checks(graph, stated)
 
 
 def check_imports(work: Work) -> None:

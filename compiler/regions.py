@@ -6,18 +6,19 @@ matter; a node that failed is poisoned, and what needs it is skipped in silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
-from grape.compiler.constants import Value
+from grape.compiler.constants import Value, evaluate
+from grape.compiler.copies import Copy, copy_name, match
 from grape.compiler.graph import Edge, Stage
 from grape.compiler.modules import Module
 from grape.compiler.names import Refused, refuse, unknown
 from grape.compiler.types import ArtifactType
 from grape.dsl import ast
-from grape.dsl.findings import Finding
+from grape.dsl.findings import Finding, Label
 from grape.dsl.source import Span
 
 
@@ -27,9 +28,46 @@ class Pipeline:
 
     module: Module
     project: Path
-    params: dict[str, Value]
     findings: list[Finding]
-    seed: int
+    layers: Mapping[str, str]
+    forced: Mapping[Span, bool] = field(default_factory=dict)
+    """Answers of `if`s, by their heads, that are taken whatever their tests say."""
+    skips: list[Skip] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A branch of an `if` that is not taken, where it stands in the unfolded pipeline."""
+
+    statement: ast.If
+    taken: bool
+    """What the test came to."""
+    reason: str
+    place: Place
+    names: tuple[tuple[str, ast.Node | ast.Repeat], ...]
+    """What it would have defined: full names."""
+    others: tuple[str, ...]
+    """Its checks and outputs, as they are written."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where a statement stands: its region, the values that it sees, the copies of `each` that it
+    is part of within the region, and the rounds of the `every` around it."""
+
+    region: Region
+    values: Mapping[str, Value]
+    copies: tuple[Copy, ...] = ()
+    every: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Declared:
+    """A node under its full name, `tuned["1e-5"]`, which is unique in its region."""
+
+    name: str
+    statement: ast.Node | ast.Repeat
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +88,25 @@ class Region:
     """Named nodes, and those built so far in an order in which inputs come first."""
 
     pipeline: Pipeline
-    nodes: dict[str, ast.Node | ast.Repeat]
-    build: Callable[[ast.Node | ast.Repeat, Region], Stage]
+    build: Callable[[Declared], Stage]
+    name: str = ""
+    """Of a repeat: its full name, which inside is that of the carried model."""
+    nodes: dict[str, Declared] = field(default_factory=dict)
+    families: dict[str, list[str]] = field(default_factory=dict)
+    """Name as it is written to the full names of its copies."""
+    skipped: dict[str, Skip] = field(default_factory=dict)
+    """Names, plain and full, that only a branch not taken defines."""
     stages: dict[str, Stage | None] = field(default_factory=dict)
     order: list[Stage] = field(default_factory=list)
     open: list[str] = field(default_factory=list)
-    parent: Region | None = None
+    outer: Place | None = None
     carry: ast.Ident | None = None
     start: Found | None = None
     outside: dict[str, Span] = field(default_factory=dict)
     """Names of outer stages that a body uses, and where first."""
 
     def stage(self, name: str, span: Span) -> Stage:
-        """The stage of a name, built when it is not yet. Raises `Refused`."""
+        """The stage of a full name, built when it is not yet. Raises `Refused`."""
         if name in self.open:
             chain = " → ".join([*self.open[self.open.index(name) :], name])
             refuse("G112", f"these stages need each other: {chain}", span)
@@ -70,7 +114,7 @@ class Region:
             self.open.append(name)
             self.stages[name] = None
             try:
-                made = self.build(self.nodes[name], self)
+                made = self.build(self.nodes[name])
                 self.stages[name] = made
                 self.order.append(made)
             except Refused as refused:
@@ -92,18 +136,32 @@ class Region:
         return replace(self.start, view=None).edge("reference", span)
 
 
-def resolve(expr: ast.Expr, region: Region) -> Found:
+Key = tuple[Value, Span]
+
+
+def resolve(expr: ast.Expr, place: Place) -> Found:
     """The stage, and the view of it, that an input means. Raises `Refused`."""
     match expr:
-        case ast.Name(name):
-            return _named(name, expr.span, region)
-        case ast.Member(ast.Name(name), view):
-            found = _named(name, expr.value.span, region)
-            return _viewed(found, view)
+        case ast.Name() | ast.Index():
+            return find(expr, place)
+        case ast.Member((ast.Name() | ast.Index()) as inner, view):
+            return _viewed(find(inner, place), view)
         case ast.Call(function):
             hint = f"give it a name first: `stage NAME = {function.span.text}(…)`"
             refuse("G216", "an input is the name of a stage", expr.span, hint=hint)
     refuse("G216", "an input is the name of a model, data or a stage", expr.span)
+
+
+def find(expr: ast.Name | ast.Index, place: Place) -> Found:
+    """What a name, or one copy of it (`tuned["1e-5"]`), means. Raises `Refused`."""
+    base: ast.Expr = expr
+    keys: list[Key] = []
+    while isinstance(base, ast.Index):
+        keys.append((evaluate(base.key, place.values), base.key.span))
+        base = base.value
+    if not isinstance(base, ast.Name):
+        refuse("G216", "an input is the name of a model, data or a stage", expr.span)
+    return _named(base.name, keys[::-1], expr.span, place)
 
 
 def _viewed(found: Found, view: ast.Ident) -> Found:
@@ -120,45 +178,118 @@ def _viewed(found: Found, view: ast.Ident) -> Found:
     return replace(found, view=view.name)
 
 
-def _named(name: str, span: Span, region: Region) -> Found:
+def _named(name: str, keys: Sequence[Key], span: Span, place: Place) -> Found:
+    region = place.region
     if region.carry is not None and name == region.carry.name:
-        return Found(name, None, ArtifactType("Model"), region.carry.span)
-    if name in region.nodes:
-        made = region.stage(name, span)
-        return Found(name, None, made.type, region.nodes[name].name.span)
-    if region.parent is not None and _is_defined(name, region.parent):
-        found = _named(name, span, region.parent)
-        if name in ("start", "next"):
-            message = f"a stage that a repeat uses cannot be called `{name}`"
+        if keys:
+            refuse("G121", f"inside its repeat, `{name}` is one model", span)
+        return Found(region.name, None, ArtifactType("Model"), region.carry.span)
+    if name in region.families:
+        declared = region.nodes[_chosen(name, keys, span, place)]
+        if declared.place.every is not None and place.every is None:
+            message = f"`{name}` is made only every {declared.place.every} rounds"
+            hint = "use it inside its `every`, or in `until`"
+            refuse("G234", message, span, hint=hint)
+        made = region.stage(declared.name, span)
+        return Found(declared.name, None, made.type, declared.statement.name.span)
+    if region.outer is not None and is_defined(name, region.outer.region):
+        found = _named(name, keys, span, region.outer)
+        if found.name in ("start", "next"):
+            message = f"a stage that a repeat uses cannot be called `{found.name}`"
             refuse("G102", message, span)
-        region.outside.setdefault(name, span)
+        region.outside.setdefault(found.name, span)
         return found
-    _complain(name, span, region)
+    _complain(name, span, place)
 
 
-def _is_defined(name: str, region: Region) -> bool:
-    return name in region.nodes or (region.parent is not None and _is_defined(name, region.parent))
+def is_defined(name: str, region: Region) -> bool:
+    """Whether a name means something in a region or around it."""
+    if name in region.families:
+        return True
+    return region.outer is not None and is_defined(name, region.outer.region)
 
 
-def _complain(name: str, span: Span, region: Region) -> NoReturn:
+def _chosen(name: str, keys: Sequence[Key], span: Span, place: Place) -> str:
+    """The full name of the copy that is meant: that of the same values where the use stands in the
+    same `each`, else the one that the index names."""
+    region = place.region
+    family = [region.nodes[full].place.copies for full in region.families[name]]
+    blocks = family[0]
+    pairs = zip(blocks, place.copies, strict=False)
+    shared = next((n for n, (a, b) in enumerate(pairs) if a.block != b.block), None)
+    shared = min(len(blocks), len(place.copies)) if shared is None else shared
+    if len(keys) not in (len(blocks) - shared, len(blocks)):
+        _ask_which(name, keys, span, region, shared)
+    fixed = [copy.text for copy in place.copies[: len(blocks) - len(keys)]]
+    texts = list(fixed)
+    for level, (key, key_span) in enumerate(keys, len(fixed)):
+        known = list(dict.fromkeys(copies[level].text for copies in family))
+        found = match(key, known)
+        if found is None:
+            message = f"`{name}` has no copy for that `{blocks[level].name}`"
+            quoted = [f'"{text}"' for text in known]
+            unknown("G121", message, f'"{key.data}"', key_span, quoted, listing="its values are")
+        texts.append(found)
+    full = copy_name(name, texts)
+    if full not in region.nodes:
+        if full in region.skipped:
+            _complain_skipped(full, region.skipped[full], span)
+        refuse("G121", f"there is no `{full}`", span)
+    return full
+
+
+def _ask_which(name: str, keys: Sequence[Key], span: Span, region: Region, shared: int) -> NoReturn:
+    fulls = region.families[name]
+    first = region.nodes[fulls[0]]
+    blocks = first.place.copies[shared:]
+    labels = (Label(first.statement.name.span, "defined here"),)
+    if not blocks:
+        refuse("G121", f"`{name}` has no copies here, so it takes no index", span, labels=labels)
+    what = " and ".join(f"`{copy.name}`" for copy in blocks)
+    shown = ", ".join(f"`{full}`" for full in fulls[:4]) + (", …" if len(fulls) > 4 else "")
+    word = "say which one is meant" if not keys else "name one value of each"
+    message = f"`{name}` has a copy for every {what}; {word}"
+    refuse("G121", message, span, labels=labels, hint=f"its copies are {shown}")
+
+
+def _complain_skipped(name: str, skip: Skip, span: Span) -> NoReturn:
+    which = "when this holds" if not skip.taken else "in its `else`"
+    labels = (Label(skip.statement.span, f"defined only {which}"),)
+    message = f"`{name}` does not exist here: {skip.reason}"
+    hint = f"define `{name}` in both branches, or use it inside the same branch"
+    refuse("G120", message, span, labels=labels, hint=hint)
+
+
+def _complain(name: str, span: Span, place: Place) -> NoReturn:
+    region = place.region
     pipeline = region.pipeline
-    if name in pipeline.params:
+    if name in place.values:
         refuse("G216", f"`{name}` is a parameter; an input is a model, data or a stage", span)
     module = pipeline.module
     if name in module.declared or name in module.imported:
         refuse("G216", f"`{name}` is no stage; an input is a model, data or a stage", span)
-    top = region
-    known = [*region.nodes, *([region.carry.name] if region.carry else [])]
-    while top.parent is not None:
-        top = top.parent
-        known += top.nodes
-    for node in top.nodes.values():
-        if isinstance(node, ast.Repeat) and name in _names_in(node):
+    known = [*region.families, *([region.carry.name] if region.carry else [])]
+    here: Region | None = region
+    while here is not None:
+        if name in here.skipped:
+            _complain_skipped(name, here.skipped[name], span)
+        top = here
+        here = here.outer.region if here.outer is not None else None
+        known += here.families if here is not None else []
+    for declared in top.nodes.values():
+        node = declared.statement
+        if isinstance(node, ast.Repeat) and name in _names_in(node.body):
             message = f"`{name}` exists only inside `repeat … with {node.name.name}`"
             hint = f"after the repeat, `{node.name.name}` is its last model"
             refuse("G117", message, span, hint=hint)
     unknown("G101", f"there is no `{name}` here", name, span, known)
 
 
-def _names_in(node: ast.Repeat) -> list[str]:
-    return [inner.name.name for inner in node.body if isinstance(inner, ast.Node)]
+def _names_in(body: tuple[ast.Statement, ...]) -> list[str]:
+    names = []
+    for statement in body:
+        if isinstance(statement, ast.Node):
+            names.append(statement.name.name)
+        for inner in ast.bodies(statement):
+            names += _names_in(inner)
+    return names

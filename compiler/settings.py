@@ -12,9 +12,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from grape.compiler.constants import Scope, Value, evaluate, show
-from grape.compiler.names import refuse, unknown
-from grape.compiler.verb import Settings, Unit
+from grape.compiler.constants import Scope, Value, evaluate, origin, show
+from grape.compiler.names import Refused, refuse, unknown
+from grape.compiler.params import parse_expression
+from grape.compiler.verb import Secret, Settings, Unit
 from grape.dsl import ast
 from grape.dsl.findings import Label
 from grape.dsl.source import Span
@@ -57,6 +58,8 @@ def check_settings(
             value = _value(model.model_fields[name], setting.value, scope)
             _check_unit(name, model.model_fields[name], value, setting.value.span)
             values[name] = (value, setting.value.span)
+    for name, (value, span) in values.items():
+        _check_secret(name, model.model_fields[name], value, span)
     data = {name: value.plain() for name, (value, _) in values.items()}
     if "seed" in model.model_fields and "seed" not in data:
         data["seed"] = seed
@@ -68,7 +71,36 @@ def _value(field: FieldInfo, expr: ast.Expr, scope: Scope) -> Value:
         for inner in _models(field.annotation):
             if inner.model_fields["kind"].default == expr.function.name:
                 return Value(_constructed(inner, expr, scope), "object")
-    return evaluate(expr, scope)
+    value = evaluate(expr, scope)
+    if value.kind == "string" and origin(expr) is not None and not _takes_text(field.annotation):
+        return _read(value)
+    return value
+
+
+def _read(value: Value) -> Value:
+    """The text of an environment variable as a value of the language, where it is one."""
+    expr = parse_expression(value.data)
+    try:
+        return value if expr is None else evaluate(expr, {})
+    except Refused:
+        return value
+
+
+def _takes_text(annotation: Any) -> bool:
+    if get_origin(annotation) is Literal:
+        return True
+    return annotation is str or any(_takes_text(part) for part in get_args(annotation))
+
+
+def _check_secret(name: str, field: FieldInfo, value: Value, span: Span) -> None:
+    takes = field.annotation is Secret or Secret in get_args(field.annotation)
+    if value.kind == "secret" and not takes:
+        message = f"`{name}` is shown and stored, so it cannot be a secret"
+        refuse("G236", message, span)
+    if takes and value.kind not in ("secret", "none"):
+        message = f"`{name}` is a secret: its value must not stand in a file"
+        hint = f'name the environment variable that holds it: `{name} = secret("NAME")`'
+        refuse("G236", message, span, hint=hint)
 
 
 def _models(annotation: Any) -> list[type[Settings]]:

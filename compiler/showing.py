@@ -16,7 +16,8 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "pipeline": plan.pipeline,
         "file": plan.file,
         "params": plan.params,
-        "stages": [_stage(stage) for stage in plan.stages],
+        "layers": plan.layers,
+        "stages": [_stage(stage) for stage in (*plan.stages, *plan.skipped)],
         "checks": [check.text for check in plan.checks],
         "outputs": [output.path for output in plan.outputs],
         "versions": plan.versions,
@@ -37,6 +38,12 @@ def _stage(stage: PlannedStage) -> dict[str, Any]:
     }
     if stage.formula is not None:
         row["algorithm"] = {"name": stage.formula["name"], "params": dict(stage.formula["params"])}
+    if stage.layers:
+        row["layers"] = stage.layers
+    if stage.every is not None:
+        row["every"] = stage.every
+    if stage.until:
+        row["until"] = [until.text for until in stage.until]
     if stage.body:
         row["body"] = [_stage(inner) for inner in stage.body]
     return row
@@ -48,6 +55,7 @@ def plan_text(plan: Plan) -> str:
     for stage in plan.stages:
         rows.append(_row(stage, ""))
         rows += [_row(inner, "  ") for inner in stage.body]
+    rows += [_row(stage, "") for stage in plan.skipped]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
     lines = [f"{plan.pipeline}  {_params(plan)}".rstrip(), ""]
     for row in rows:
@@ -55,6 +63,7 @@ def plan_text(plan: Plan) -> str:
         lines.append("  " + "  ".join([*cells, row[4]]).rstrip())
     after = [f"  check   {check.text}" for check in plan.checks]
     after += [f"  output  {output.ref.stage} as {output.path}" for output in plan.outputs]
+    after += [f"  skipped {text}" for text in plan.left_out]
     lines += ["", *after] if after else []
     to_run = sum(stage.state != "cached" for stage in plan.stages)
     lines += ["", f"{to_run} of {len(plan.stages)} stages to run"]
@@ -62,12 +71,25 @@ def plan_text(plan: Plan) -> str:
 
 
 def _params(plan: Plan) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in plan.params.items())
+    """Every parameter with its value and, where it is not the default, who set it."""
+    said = []
+    for name, value in plan.params.items():
+        layer = plan.layers.get(name, "default")
+        came = "" if layer == "default" else f" ({layer})"
+        shown = "hidden" if isinstance(value, dict) else value
+        said.append(f"{name} = {shown}{came}")
+    return ", ".join(said)
 
 
 def _row(stage: PlannedStage, indent: str) -> tuple[str, str, str, str, str]:
     state, reason = ("", "") if indent else (stage.state, stage.reason)
-    return indent + stage.name, stage.verb, state, reason, _numbers(stage)
+    if stage.state == "skipped":
+        return stage.name, stage.verb, state, "", reason
+    parts = [_numbers(stage)]
+    parts += [f"every {stage.every} rounds"] if stage.every is not None else []
+    parts += [f"until {until.text}" for until in stage.until]
+    parts += [f"{name} from {came}" for name, came in stage.layers.items()]
+    return indent + stage.name, stage.verb, state, reason, ", ".join(filter(None, parts))
 
 
 def _numbers(stage: PlannedStage) -> str:

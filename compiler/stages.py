@@ -6,15 +6,18 @@ compiled. Raises `Refused` at the first thing that is wrong.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
 from grape.compiler.algorithms import condition_of, declaration_of, formula_of
-from grape.compiler.constants import Value, evaluate
+from grape.compiler.constants import Value, evaluate, origin
+from grape.compiler.copies import fill_path
 from grape.compiler.files import check_files
 from grape.compiler.graph import Edge, Stage
+from grape.compiler.merging import check_merge
 from grape.compiler.names import not_executed, refuse, unknown
-from grape.compiler.regions import Found, Region, resolve
+from grape.compiler.regions import Declared, Found, Place, resolve
 from grape.compiler.rewards import compile_reward, missing_for, parts_of
 from grape.compiler.settings import check_settings
 from grape.compiler.types import ArtifactType, usable_as, way_from
@@ -27,26 +30,30 @@ from grape.dsl.source import Span
 Inputs = dict[str, tuple[Found, ast.Arg]]
 
 
-def build_stage(node: ast.Node, region: Region) -> Stage:
+def build_stage(node: ast.Node, declared: Declared) -> Stage:
     """Check one node and everything it depends on. Raises `Refused`."""
+    place = declared.place
     call, made = _verb_of(node)
-    literals, options, edges, reward = _arguments(made, call, region)
-    inputs = _inputs(made, call, edges, region)
+    literals, options, edges, reward = _arguments(made, call, place)
+    inputs = _inputs(made, call, edges, place)
+    seed = place.values.get("seed")
     settings, given = check_settings(
         made.name,
         made.settings,
         node.settings,
-        region.pipeline.params,
+        place.values,
         call.span,
         special=made.special,
         positional=literals,
-        seed=region.pipeline.seed,
+        seed=seed.data if seed is not None and seed.kind == "int" else 0,
     )
     if made.options:
         settings["options"] = options
+    if made.name == "export":
+        settings["path"] = fill_path(settings["path"], place.values, call.span)
     types = {port: found.type for port, (found, _) in inputs.items()}
     stage = Stage(
-        name="next" if node.keyword == "next" else node.name.name,
+        name=declared.name,
         verb=made.name,
         type=made.result(types, settings),
         inputs=tuple(found.edge(port, arg.span) for port, (found, arg) in inputs.items()),
@@ -54,12 +61,24 @@ def build_stage(node: ast.Node, region: Region) -> Stage:
         given=given | {port.name for port in made.ports if port.named and port.name in inputs},
         span=node.span,
         doc=node.doc,
+        layers=dict(_layers(node)),
+        every=place.every,
     )
-    check_files(stage, call.span, region.pipeline.project)
-    stage = _with_reward(stage, reward, call, types, region)
+    check_files(stage, call.span, place.region.pipeline.project)
+    if made.name == "merge":
+        stage = check_merge(stage, node, [found for found, _ in inputs.values()], place)
+    stage = _with_reward(stage, reward, call, types, place)
     for name in sorted(made.required):
-        stage = _with_special(name, stage, node, inputs, region)
+        stage = _with_special(name, stage, node, inputs, place)
     return stage
+
+
+def _layers(node: ast.Node) -> Iterator[tuple[str, str]]:
+    """Settings that the file takes from the environment, and from which variable."""
+    for setting in node.settings:
+        came = origin(setting.value)
+        if came is not None:
+            yield setting.name.name, came
 
 
 def _verb_of(node: ast.Node) -> tuple[ast.Call, Verb]:
@@ -88,9 +107,9 @@ _NOUNS = {"model": "model source", "data": "data source", "stage": "verb"}
 Arguments = tuple[dict[str, tuple[Value, Span]], dict[str, Any], dict[str, ast.Arg], ast.Arg | None]
 
 
-def _arguments(made: Verb, call: ast.Call, region: Region) -> Arguments:
+def _arguments(made: Verb, call: ast.Call, place: Place) -> Arguments:
     """Arguments sorted out: literal settings, options, edges by port, the reward."""
-    scope = region.pipeline.params
+    scope = place.values
     literals: dict[str, tuple[Value, Span]] = {}
     options: dict[str, Any] = {}
     edges: dict[str, ast.Arg] = {}
@@ -106,7 +125,7 @@ def _arguments(made: Verb, call: ast.Call, region: Region) -> Arguments:
         if arg.name is not None and name not in names:
             if not made.options:
                 _not_an_input(made, arg.name, names)
-            options[name] = evaluate(arg.value, scope).plain()
+            options[name] = _option(name, evaluate(arg.value, scope), arg.value.span)
         elif name in edges or (name == "reward" and reward is not None):
             refuse("G102", f"`{name}` is given twice", arg.span)
         elif name in made.literals:
@@ -116,6 +135,12 @@ def _arguments(made: Verb, call: ast.Call, region: Region) -> Arguments:
         else:
             edges[name] = arg
     return literals, options, edges, reward
+
+
+def _option(name: str, value: Value, span: Span) -> Any:
+    if value.kind == "secret":
+        refuse("G236", f"`{name}` is shown and stored, so it cannot be a secret", span)
+    return value.plain()
 
 
 def _not_an_input(made: Verb, name: ast.Ident, names: set[str]) -> NoReturn:
@@ -130,7 +155,7 @@ def _listing(places: list[str]) -> str:
     return ", ".join(f"`{place}`" for place in places) or "nothing"
 
 
-def _inputs(made: Verb, call: ast.Call, edges: dict[str, ast.Arg], region: Region) -> Inputs:
+def _inputs(made: Verb, call: ast.Call, edges: dict[str, ast.Arg], place: Place) -> Inputs:
     inputs: Inputs = {}
     for port in made.ports:
         arg = edges.get(port.name)
@@ -138,7 +163,7 @@ def _inputs(made: Verb, call: ast.Call, edges: dict[str, ast.Arg], region: Regio
             if not port.optional:
                 refuse("G203", f"`{made.name}` needs `{port.name}` in its parentheses", call.span)
             continue
-        found = resolve(arg.value, region)
+        found = resolve(arg.value, place)
         _accept(made, port, found, arg)
         inputs[port.name] = (found, arg)
     return inputs
@@ -169,14 +194,14 @@ def _with_reward(
     reward: ast.Arg | None,
     call: ast.Call,
     types: dict[str, ArtifactType],
-    region: Region,
+    place: Place,
 ) -> Stage:
     if not verb(stage.verb).reward:
         return stage
     if reward is None:
         refuse("G203", f"`{stage.verb}` needs a reward, for example `exact()`", call.span)
-    pipeline = region.pipeline
-    compiled = compile_reward(reward.value, pipeline.module, pipeline.params, pipeline.project)
+    pipeline = place.region.pipeline
+    compiled = compile_reward(reward.value, pipeline.module, place.values, pipeline.project)
     source = types["rollouts" if stage.verb == "score" else "prompts"]
     missing = missing_for(compiled, source.columns)
     if missing is not None:
@@ -188,7 +213,7 @@ def _with_reward(
     return replace(stage, reward=compiled, type=made)
 
 
-def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, region: Region) -> Stage:
+def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, place: Place) -> Stage:
     setting = next((s for s in node.settings if s.name.name == name), None)
     if setting is None:
         example = {"algorithm": "sft()", "where": "std(reward per group) > 0"}[name]
@@ -196,16 +221,16 @@ def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, regio
         refuse("G209", message, node.call.span, hint=f"write `{{ {name} = {example} }}`")
     if name == "where":
         made = inputs["rollouts"][0].type
-        formula = condition_of(setting.value, made.parts, region.pipeline.findings)
+        formula = condition_of(setting.value, made.parts, place.region.pipeline.findings)
         if "reward" in formula.needs and not made.scored:
             message = "`where` reads the reward, and these rollouts have none yet"
             refuse("G201", message, setting.span, hint="score them first")
         return replace(stage, formula=formula)
-    return _trained(stage, setting, inputs, region)
+    return _trained(stage, setting, inputs, place)
 
 
-def _trained(stage: Stage, setting: ast.Setting, inputs: Inputs, region: Region) -> Stage:
-    declaration, _ = declaration_of(setting.value, region.pipeline.module)
+def _trained(stage: Stage, setting: ast.Setting, inputs: Inputs, place: Place) -> Stage:
+    declaration, _ = declaration_of(setting.value, place.region.pipeline.module)
     data, arg = inputs["data"]
     learns = declaration.on.name
     wanted = "scored Rollouts" if learns == "Rollouts" else learns
@@ -222,18 +247,16 @@ def _trained(stage: Stage, setting: ast.Setting, inputs: Inputs, region: Region)
             hint=way_from(data.type, wanted, name),
         )
     assert isinstance(setting.value, ast.Call)
-    pipeline = region.pipeline
-    formula = formula_of(
-        setting.value, declaration, pipeline.params, data.type.parts, pipeline.findings
-    )
+    findings = place.region.pipeline.findings
+    formula = formula_of(setting.value, declaration, place.values, data.type.parts, findings)
     settings = stage.settings
     if data.type.name != "Rollouts" and "sequences_per_update" not in stage.given:
         settings = settings | {"sequences_per_update": 16}
     stage = replace(stage, formula=formula, settings=settings)
-    return _with_reference(stage, setting, inputs, region)
+    return _with_reference(stage, setting, inputs, place)
 
 
-def _with_reference(stage: Stage, setting: ast.Setting, inputs: Inputs, region: Region) -> Stage:
+def _with_reference(stage: Stage, setting: ast.Setting, inputs: Inputs, place: Place) -> Stage:
     assert stage.formula is not None
     needs = stage.formula.needs
     if needs & {"teacher_logp", "teacher_logp_all"} and "teacher" not in inputs:
@@ -241,7 +264,7 @@ def _with_reference(stage: Stage, setting: ast.Setting, inputs: Inputs, region: 
         refuse("G218", message, setting.span, hint="name it: `train(model, data, teacher = big)`")
     if not needs & {"ref_logp", "ref_logp_all"} or "reference" in inputs:
         return stage
-    edge = region.reference(inputs["model"][1].span)
+    edge = place.region.reference(inputs["model"][1].span)
     if edge is None:
         own = next(e for e in stage.inputs if e.port == "model")
         edge = Edge("reference", own.source, own.view, own.span)

@@ -31,6 +31,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
+class Secret(BaseModel):
+    """A setting that is never printed, logged, stored or hashed by its value: only the name of the
+    environment variable that holds it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    secret: str
+
+
 @dataclass(frozen=True, slots=True)
 class Port:
     """An input in parentheses. `accepts` is a word of `types.usable_as`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from grape.dsl.ast import Allow, File
-from grape.dsl.catalogue import codes
+from grape.dsl.catalogue import codes, entry
 from grape.dsl.findings import Finding
 from grape.dsl.nearest import did_you_mean
 
@@ -15,7 +15,7 @@ def apply_allows(files: Iterable[File], findings: Iterable[Finding]) -> list[Fin
     allows = [allow for file in files for allow in file.allows]
     kept, used = [], set()
     for finding in findings:
-        silencing = [allow for allow in allows if _silences(allow, finding)]
+        silencing = [allow for allow in allows if silences(allow, finding)]
         used.update(silencing)
         if not silencing:
             kept.append(finding)
@@ -23,13 +23,14 @@ def apply_allows(files: Iterable[File], findings: Iterable[Finding]) -> list[Fin
         if allow.code not in codes():
             hint = did_you_mean(allow.code, codes())
             kept.append(Finding("G009", f"there is no finding {allow.code}{hint}", allow.span))
-        elif allow not in used:
+        elif allow not in used and entry(allow.code).depth == "lint":
             message = f"nothing here gives {allow.code}; remove the suppression"
             kept.append(Finding("G008", message, allow.span))
     return kept
 
 
-def _silences(allow: Allow, finding: Finding) -> bool:
+def silences(allow: Allow, finding: Finding) -> bool:
+    """Whether a suppression is meant for a finding: its code, on its line or the one before."""
     return (
         allow.code == finding.code
         and allow.span.source is finding.span.source

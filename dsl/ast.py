@@ -244,6 +244,7 @@ class Check:
 
     test: Expr
     confidence: Expr | None
+    doc: str | None
     span: Span = _span()
 
 
@@ -257,6 +258,16 @@ class Output:
 
 
 Statement = Node | Repeat | Until | Every | Each | If | Check | Output
+
+
+def bodies(statement: Statement) -> tuple[tuple[Statement, ...], ...]:
+    """The blocks directly inside a statement, in the order they are written."""
+    match statement:
+        case Repeat() | Every() | Each():
+            return (statement.body,)
+        case If():
+            return (statement.yes, statement.no)
+    return ()
 
 
 # --- statements of an algorithm ---------------------------------------------------------------

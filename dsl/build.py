@@ -313,8 +313,8 @@ class Builder(Transformer[Token, Any]):
 
     def check(self, children: list[Any]) -> ast.Check:
         start, test, confidence = children
-        end = confidence or test
-        return ast.Check(test, confidence, self._span(start).to(end.span))
+        span, end = self._span(start), confidence or test
+        return ast.Check(test, confidence, self._doc(span), span.to(end.span))
 
     def output(self, children: list[Any]) -> ast.Output:
         start, value, path = children

@@ -25,8 +25,6 @@ _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "<=": operator.le,
     ">": operator.gt,
     ">=": operator.ge,
-    "and": lambda a, b: a and b,
-    "or": lambda a, b: a or b,
 }
 
 
@@ -52,7 +50,7 @@ def judge(check: PlannedCheck, reports: Mapping[str, Report]) -> Verdict:
     if check.confidence is not None:
         return _paired(check, reports)
     try:
-        holds = bool(_value(check.test, reports))
+        holds = bool(value_of(check.test, lambda test: report_metric(test, reports[test["stage"]])))
     except ZeroDivisionError:
         return Verdict(check.text, "inconclusive", "a division by zero")
     detail = ", ".join(_interval(name, reports[name]) for name in names)
@@ -105,27 +103,48 @@ def _stages(test: Any) -> set[str]:
     return {name for arg in test.get("args", ()) for name in _stages(arg)}
 
 
-def _value(test: dict[str, Any], reports: Mapping[str, Report]) -> Any:
+class Unknown(Exception):
+    """A metric that nothing has made yet."""
+
+
+def value_of(test: dict[str, Any], metric: Callable[[dict[str, Any]], Any]) -> Any:
+    """The value of a test, `metric` telling those of its metrics.
+
+    A part that raises `Unknown` leaves `and` and `or` open only where the other part does not
+    decide them (Kleene's logic)."""
     op = test["op"]
-    if op in ("number", "bool", "const"):
+    if op == "number":
         return test["value"]
     if op == "metric":
-        return _metric(test, reports[test["stage"]])
+        return metric(test)
     if op in ("not", "neg"):
-        inner = _value(test["args"][0], reports)
+        inner = value_of(test["args"][0], metric)
         return not inner if op == "not" else -inner
-    if op == "if":
-        yes = _value(test["args"][0], reports)
-        return _value(test["args"][1 if yes else 2], reports)
-    left, right = (_value(arg, reports) for arg in test["args"])
+    if op in ("and", "or"):
+        return _joined(test, metric)
+    left, right = (value_of(arg, metric) for arg in test["args"])
     return _BINARY[op](left, right)
 
 
-def _metric(test: dict[str, Any], report: Report) -> float:
+def _joined(test: dict[str, Any], metric: Callable[[dict[str, Any]], Any]) -> bool:
+    decides: bool = test["op"] == "or"
+    open_part = False
+    for arg in test["args"]:
+        try:
+            if bool(value_of(arg, metric)) == decides:
+                return decides
+        except Unknown:
+            open_part = True
+    if open_part:
+        raise Unknown
+    return not decides
+
+
+def report_metric(test: dict[str, Any], report: Report) -> float:
+    """One metric of a report."""
     name = test["name"]
     if name == "pass_at":
-        argument = test["args"][0]
-        k = int(argument["value"] if isinstance(argument, dict) else argument)
+        k = int(test["args"][0])
         rows = [(sum(r >= 1 for r in score.rewards), len(score.rewards)) for score in report.scores]
         return fmean(pass_at(k, right, samples) for right, samples in rows)
     if name == "part":

@@ -12,6 +12,11 @@ from grape.compiler.plan import PlannedStage
 Emit = Callable[[dict[str, Any]], None]
 
 
+def file_name(stage: str) -> str:
+    """A stage's name as that of a file: all but `/`, and the `%` that stands for it, stays."""
+    return stage.replace("%", "%25").replace("/", "%2F")
+
+
 @dataclass(slots=True)
 class Context:
     """The surroundings of one execution of one stage.

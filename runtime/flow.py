@@ -121,7 +121,7 @@ def _task(runner: Runner, stage: PlannedStage, reporter: Any) -> Any:
 
     return task(
         name=stage.verb,
-        task_run_name=stage.name,
+        task_run_name=stage.name.replace("{", "{{").replace("}", "}}"),
         tags=["grape", stage.verb],
         persist_result=False,
     )(supervise)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from grape.runtime.context import Emit
+from grape.runtime.context import Emit, file_name
 from grape.runtime.errors import StageError
 
 GRACE = 4.0
@@ -61,7 +61,7 @@ def run_job(
 
     Raises StageError with the reason when it failed, Cancelled when `stop` was set."""
     name = job["stage"]["name"]
-    log = folder / "logs" / f"{name}.log"
+    log = folder / "logs" / f"{file_name(name)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     events_read, events_write = os.pipe()
     life_read, life_write = os.pipe()

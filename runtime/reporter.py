@@ -6,12 +6,17 @@ does not answer costs nothing but the picture.
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
 from uuid import UUID
 
 SECONDS = 3.0
 """Between two reports."""
+
+
+_NO_KEY = re.compile(r"[^a-z0-9]+")
+"""What Prefect allows in no key of an artifact."""
 
 
 class Reporter:
@@ -84,7 +89,7 @@ class Reporter:
                 client.update_artifact(self._sent[stage], update)
                 return
             create = ArtifactCreate(
-                key=f"grape-{stage.replace('_', '-')}",
+                key="grape-" + _NO_KEY.sub("-", stage.lower()).strip("-"),
                 type="progress",
                 data=share,
                 description=text,

@@ -16,14 +16,16 @@ from typing import Any
 from grape.compiler.plan import Plan, PlannedStage
 from grape.runtime.artifacts import Report
 from grape.runtime.checking import judge
+from grape.runtime.context import file_name
 from grape.runtime.errors import StageError
 from grape.runtime.outputs import publish
 from grape.runtime.process import Cancelled, run_job, stopping
 from grape.runtime.runs import new_run, write_record
+from grape.runtime.secrets import names_in, reveal
 from grape.runtime.server import ensure_server
 from grape.runtime.store import Store
 
-_HEAVY = frozenset({"pretrained", "train", "sample", "evaluate", "repeat"})
+_HEAVY = frozenset({"pretrained", "train", "sample", "evaluate", "merge", "repeat"})
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -86,10 +88,10 @@ class Runner:
 
     def _append(self, kind: str, name: str, region: str, rows: list[dict[str, Any]]) -> None:
         """One file per stage; two repeats whose stages have equal names get two files."""
-        file_name = name if self._uses[name] == 1 else f"{region}.{name}"
+        place = file_name(name if self._uses[name] == 1 else f"{region}.{name}")
         folder = self.folder / kind
         folder.mkdir(exist_ok=True)
-        with (folder / f"{file_name}.jsonl").open("a", encoding="utf-8") as file:
+        with (folder / f"{place}.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
     def run_stage(self, stage: PlannedStage) -> str:
@@ -115,7 +117,7 @@ class Runner:
             self._failed(stage, error.message, error.hint)
             raise
         except Exception as error:  # the boundary: what nobody foresaw is one line and a log
-            log = self.folder / "logs" / f"{stage.name}.supervisor.log"
+            log = self.folder / "logs" / f"{file_name(stage.name)}.supervisor.log"
             log.parent.mkdir(exist_ok=True)
             log.write_text(traceback.format_exc(), encoding="utf-8")
             message = f"`{stage.name}`: {type(error).__name__}: {error}"
@@ -213,6 +215,8 @@ def run_plan(
     Events are those of `runtime.context`, and `started` and `settled` of stages. `documents` are
     the key documents of the stages, kept so that the next plan can say what changed. Raises
     StageError when the store cannot be written; a run that fails later says so in its result."""
+    for name in names_in(plan.stages):
+        reveal({"secret": name})  # better now than after an hour of training
     store = Store(root / "store")
     store.sweep()
     folder = new_run(root, plan, documents)

@@ -20,6 +20,7 @@ from typing import Any
 from grape.compiler.plan import PlannedStage, Ref
 from grape.runtime.errors import StageError
 from grape.runtime.execute import execute, load_artifact
+from grape.runtime.secrets import names_in, scrubbed
 from grape.runtime.store import Store, readable_errors
 
 
@@ -29,10 +30,12 @@ class Events:
     def __init__(self, descriptor: int) -> None:
         self._pipe = os.fdopen(descriptor, "w", encoding="utf-8")
         self._lock = threading.Lock()
+        self.secrets: list[str] = []
+        """Variables whose values no event may tell."""
 
     def emit(self, event: dict[str, Any]) -> None:
         with self._lock:
-            self._pipe.write(json.dumps(event) + "\n")
+            self._pipe.write(json.dumps(scrubbed(event, self.secrets)) + "\n")
             self._pipe.flush()
 
 
@@ -45,7 +48,8 @@ def main(argv: list[str]) -> int:
         events.emit({"event": "error", "message": error.message, "hint": error.hint})
         return 1
     except Exception as error:
-        traceback.print_exc()
+        story = {"text": traceback.format_exc()}
+        print(scrubbed(story, events.secrets)["text"], file=sys.stderr)
         events.emit({"event": "error", **_reason(error, job)})
         return 1
     return 0
@@ -79,6 +83,7 @@ def _reason(error: Exception, job: dict[str, Any]) -> dict[str, str]:
 
 def _run(job: dict[str, Any], events: Events) -> None:
     stage = PlannedStage.model_validate(job["stage"])
+    events.secrets = names_in([stage])
     store = Store(Path(job["store"]))
     kinds: dict[str, str] = job["kinds"]
     keys: dict[str, str] = job["keys"]

@@ -21,6 +21,7 @@ def draw(graph: Graph, plan: Plan | None) -> str:
             "state": box.state,
             "settings": box.stage.settings,
             "doc": box.stage.doc,
+            "every": box.stage.every,
             "file": box.stage.span.source.path,
             "line": box.stage.span.line,
         }

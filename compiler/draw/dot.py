@@ -6,7 +6,7 @@ from grape.compiler.draw.shape import Box, arrows, boxes, title
 from grape.compiler.graph import Graph
 from grape.compiler.plan import Plan
 
-_STATES = {"cached": "#3f8f5b", "run": "#b4690e", "resume": "#2a6fb8"}
+_STATES = {"cached": "#3f8f5b", "run": "#b4690e", "resume": "#2a6fb8", "skipped": "#c4bfd0"}
 
 
 def _escaped(text: str) -> str:
@@ -45,4 +45,6 @@ def draw(graph: Graph, plan: Plan | None) -> str:
 def _node(box: Box) -> str:
     label = f"{_escaped(box.stage.name)}\\n{_escaped(title(box.stage))}"
     colour = f', color="{_STATES[box.state]}", tooltip="{box.state}"' if box.state else ""
+    if box.state == "skipped":
+        colour += ', style="rounded,dashed", fontcolor="#9a93ab"'
     return f'  {_quoted(box.id)} [label="{label}"{colour}]'

@@ -12,6 +12,7 @@ _STATES = {
     "cached": "stroke:#3f8f5b,stroke-width:2px",
     "run": "stroke:#b4690e,stroke-width:2px",
     "resume": "stroke:#2a6fb8,stroke-width:2px",
+    "skipped": "opacity:0.4,stroke-dasharray:4 3",
 }
 _ENTITIES = {"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "&": "#amp;"}
 

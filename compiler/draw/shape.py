@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from grape.compiler.graph import Graph, Stage
+from grape.compiler.graph import Graph, Skipped, Stage
 from grape.compiler.plan import Plan
 
 
@@ -39,7 +39,15 @@ def boxes(graph: Graph, plan: Plan | None) -> list[Box]:
         for inner in stage.body:
             name = f"{stage.name}.{inner.name}"
             found.append(Box(name, inner, stage.name, states.get(stage.name)))
+    for number, skipped in enumerate(graph.skipped):
+        if skipped.region is None:
+            found.append(Box(skipped_id(number, skipped), skipped.stage, None, "skipped"))
     return found
+
+
+def skipped_id(number: int, skipped: Skipped) -> str:
+    """The id of a stage that is left out: its name may be that of one which is not."""
+    return f"{skipped.stage.name} (skipped {number + 1})"
 
 
 def arrows(graph: Graph) -> list[Arrow]:
@@ -53,7 +61,25 @@ def arrows(graph: Graph) -> list[Arrow]:
         for edge in stage.inputs:
             label = types[edge.source] + (f" .{edge.view}" if edge.view else "")
             found.append(Arrow(edge.source, stage.name, label))
-    return found
+    return [*found, *_left_out(graph, types)]
+
+
+def _left_out(graph: Graph, types: dict[str, str]) -> Iterator[Arrow]:
+    """The edges of stages that are left out; from one of the same branch where it has one."""
+    ids = {
+        skipped.stage.name: skipped_id(number, skipped)
+        for number, skipped in enumerate(graph.skipped)
+        if skipped.region is None
+    }
+    kinds = {**types, **{s.stage.name: str(s.stage.type) for s in graph.skipped}}
+    for skipped in graph.skipped:
+        if skipped.region is not None:
+            continue
+        for edge in skipped.stage.inputs:
+            if edge.source in kinds and edge.source != skipped.stage.name:
+                label = kinds[edge.source] + (f" .{edge.view}" if edge.view else "")
+                source = ids.get(edge.source, edge.source)
+                yield Arrow(source, ids[skipped.stage.name], label)
 
 
 def _inside(region: Stage, types: dict[str, str]) -> Iterator[Arrow]:
@@ -74,7 +100,10 @@ def _inside(region: Stage, types: dict[str, str]) -> Iterator[Arrow]:
 def title(stage: Stage) -> str:
     """What a box says below its name."""
     if stage.verb == "repeat":
-        return f"repeat {stage.settings['rounds']}"
+        ends = [f"until {until.text}" for until in stage.until]
+        return " ".join(["repeat", *map(str, stage.settings.values()), *ends])
+    if stage.every is not None:
+        return f"{stage.verb} · every {stage.every}"
     if stage.formula is not None and stage.verb == "train":
         return f"train · {stage.formula.name}"
     return stage.verb

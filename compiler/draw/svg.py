@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from html import escape
 
 from grape.compiler.draw.layout import Item, Layout, Way, arrange
-from grape.compiler.draw.shape import Arrow, arrows, states, title
+from grape.compiler.draw.shape import Arrow, arrows, boxes, states, title
 from grape.compiler.graph import Graph, Stage
 from grape.compiler.plan import Plan
 
 HEIGHT, GAP_X, GAP_Y, MARGIN = 50.0, 112.0, 24.0, 24.0
 INNER_X, PAD, HEADER, LOOP = 118.0, 26.0, 30.0, 30.0
-WORDS = {"cached": "in store", "run": "to run", "resume": "to resume"}
+WORDS = {"cached": "in store", "run": "to run", "resume": "to resume", "skipped": "skipped"}
 
 _STYLE = """
 .gg { font-family: system-ui, -apple-system, "Segoe UI", sans-serif; --paper: #ffffff;
@@ -31,6 +31,8 @@ _STYLE = """
 .gg .cached .box { stroke: var(--cached); }
 .gg .run .box { stroke: var(--run); }
 .gg .resume .box { stroke: var(--resume); }
+.gg .skipped { opacity: 0.45; }
+.gg .skipped .box { stroke-dasharray: 4 3; }
 .gg .name { font-size: 14px; font-weight: 600; fill: var(--ink); }
 .gg .verb { font-size: 12px; fill: var(--soft); }
 .gg .state { font-size: 11px; font-weight: 600; text-anchor: end; }
@@ -75,6 +77,8 @@ def draw(graph: Graph, plan: Plan | None) -> str:
     """SVG text. The same graph and plan give the same bytes."""
     bodies = {stage.name: _body(stage, graph) for stage in graph.stages if stage.body}
     items = [_item(stage, bodies.get(stage.name), plan) for stage in graph.stages]
+    faint = {box.id: box.stage for box in boxes(graph, None) if box.state == "skipped"}
+    items += [Item(name, _width(stage, True), HEIGHT) for name, stage in faint.items()]
     lines = _outer(graph, bodies)
     layout = arrange(items, [(line.source, line.target) for line in lines], GAP_X, GAP_Y)
     width, height = layout.width + 2 * MARGIN, layout.height + 2 * MARGIN
@@ -97,6 +101,7 @@ def draw(graph: Graph, plan: Plan | None) -> str:
     for stage in graph.stages:
         if not stage.body:
             parts.append(_box(stage, layout.places[stage.name], known.get(stage.name)))
+    parts += [_box(stage, layout.places[name], "skipped") for name, stage in faint.items()]
     return "\n".join([*parts, "</g>", "</svg>"]) + "\n"
 
 
@@ -147,14 +152,15 @@ def _body(region: Stage, graph: Graph) -> Body:
 def _outer(graph: Graph, bodies: dict[str, Body]) -> list[Arrow]:
     """Arrows between stages; what goes into a repeat ends at its frame."""
     found: dict[tuple[str, str], Arrow] = {}
+    inside = {f"{name}.{inner.name}": name for name, b in bodies.items() for inner in b.stage.body}
     for line in arrows(graph):
-        if line.source.split(".")[0] in bodies and "." in line.source:
+        if line.source in inside:
             continue
-        target = line.target.split(".")[0]
+        target = inside.get(line.target, line.target)
         _add(found, Arrow(line.source, target, "" if target in bodies else line.label))
     for body in bodies.values():
         _add(found, Arrow(body.entries[0], body.stage.name, ""))
-    order = {stage.name: place for place, stage in enumerate(graph.stages)}
+    order = {box.id: place for place, box in enumerate(boxes(graph, None))}
     return sorted(found.values(), key=lambda line: (order[line.target], order[line.source]))
 
 

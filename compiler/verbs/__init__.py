@@ -12,6 +12,7 @@ VERBS: dict[str, str] = {
     "jsonl": "grape.compiler.verbs.jsonl",
     "parquet": "grape.compiler.verbs.parquet",
     "csv": "grape.compiler.verbs.csv",
+    "hf": "grape.compiler.verbs.hf",
     "environment": "grape.compiler.verbs.environment",
     "train": "grape.compiler.verbs.train",
     "sample": "grape.compiler.verbs.sample",
@@ -20,16 +21,17 @@ VERBS: dict[str, str] = {
     "best": "grape.compiler.verbs.best",
     "pair": "grape.compiler.verbs.pair",
     "evaluate": "grape.compiler.verbs.evaluate",
+    "merge": "grape.compiler.verbs.merge",
     "export": "grape.compiler.verbs.export",
 }
 
 KEYWORDS: dict[str, tuple[str, ...]] = {
     "model": ("pretrained", "fresh"),
-    "data": ("jsonl", "parquet", "csv", "environment"),
-    "stage": ("train", "sample", "score", "keep", "best", "pair", "evaluate", "export"),
+    "data": ("jsonl", "parquet", "csv", "hf", "environment"),
+    "stage": ("train", "sample", "score", "keep", "best", "pair", "evaluate", "merge", "export"),
 }
 
-LATER: dict[str, str] = {"served": "model", "hf": "data", "merge": "stage"}
+LATER: dict[str, str] = {"served": "model"}
 """In the language, not executed by this version."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from grape.compiler.verb import Settings, Verb, makes
+from grape.compiler.verb import Secret, Settings, Verb, makes
 
 
 class PretrainedSettings(Settings):
@@ -14,6 +14,8 @@ class PretrainedSettings(Settings):
     """Number format of the weights; `auto` takes what the processor is fast at."""
     trust_remote_code: bool = False
     """Whether Python code that comes with the model may run."""
+    token: Secret | None = None
+    """`secret("NAME")` for a model of the hub that is not public."""
 
 
 VERB = Verb("pretrained", "model", PretrainedSettings, makes("Model"), "1", literals=("source",))

@@ -34,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
     show(program.findings)
     if not program.ok:
         return 1
-    plan = prepare(program.graph(chosen_pipeline(program, args)), args.file)
+    name = chosen_pipeline(program, args)
+    show(program.plan_findings(name))
+    plan = prepare(program.graph(name), args.file)
     if args.out:
         args.out.write_text(plan.model_dump_json(indent=2), encoding="utf-8")
     print(json.dumps(plan_json(plan), indent=2) if args.format == "json" else plan_text(plan))

@@ -39,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
         show(program.findings)
         if not program.ok:
             return 1
-        graph = program.graph(chosen_pipeline(program, args))
+        name = chosen_pipeline(program, args)
+        show(program.plan_findings(name))
+        graph = program.graph(name)
         plan = prepare(graph, args.file)
         graph_svg = FORMATS["svg"](graph, plan)
         documents = key_documents(graph, args.file)

@@ -13,12 +13,14 @@ from grape.runtime.core.models import Policy, dtype_for, prepared
 from grape.runtime.errors import StageError
 
 
-def pretrained(source: str, *, project: Path, dtype: str, trust_remote_code: bool) -> Policy:
+def pretrained(
+    source: str, *, project: Path, dtype: str, trust_remote_code: bool, token: str | None = None
+) -> Policy:
     """A model by its source; see `language.md` for the forms. Raises StageError when there is no
     such model or it cannot be read."""
     if source.startswith("hf:"):
         name, _, revision = source.removeprefix("hf:").partition("@")
-        return _hub(name, revision or None, dtype, trust_remote_code)
+        return _hub(name, revision or None, dtype, trust_remote_code, token)
     path = _package_file(source) if source.startswith("package:") else project / source
     if path.suffix == ".gguf" and path.is_file():
         return _gguf(path, dtype)
@@ -44,8 +46,14 @@ def _package_file(source: str) -> Path:
     return path
 
 
-def _hub(name: str, revision: str | None, dtype: str, trust_remote_code: bool) -> Policy:
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+def _hub(
+    name: str, revision: str | None, dtype: str, trust_remote_code: bool, token: str | None
+) -> Policy:
+    options: dict[str, Any] = {
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+        "token": token,
+    }
     try:
         model = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype_for(dtype), attn_implementation="sdpa", **options

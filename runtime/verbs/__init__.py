@@ -19,6 +19,7 @@ VERBS: dict[str, str] = {
     "jsonl": "grape.runtime.verbs.data",
     "parquet": "grape.runtime.verbs.data",
     "csv": "grape.runtime.verbs.data",
+    "hf": "grape.runtime.verbs.data",
     "environment": "grape.runtime.verbs.data",
     "train": "grape.runtime.verbs.train",
     "sample": "grape.runtime.verbs.sample",
@@ -27,6 +28,7 @@ VERBS: dict[str, str] = {
     "best": "grape.runtime.verbs.best",
     "pair": "grape.runtime.verbs.pair",
     "evaluate": "grape.runtime.verbs.evaluate",
+    "merge": "grape.runtime.verbs.merge",
     "export": "grape.runtime.verbs.export",
 }
 

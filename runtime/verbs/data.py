@@ -19,6 +19,7 @@ from grape.runtime.artifacts import Data, Item
 from grape.runtime.context import Context
 from grape.runtime.environments import build_tasks, entries
 from grape.runtime.errors import StageError
+from grape.runtime.hub import read_hub
 from grape.runtime.rows import READERS, Row, plain
 from grape.runtime.templates import Template, as_text, parse_template
 
@@ -32,10 +33,13 @@ def run(context: Context, inputs: dict[str, Any]) -> Data:
     settings = context.stage.settings
     if context.stage.verb == "environment":
         return _environment(settings)
-    path = context.project / settings["path"]
     shown = settings["path"]
-    _check_file(path, shown)
-    rows = READERS[context.stage.verb](path, shown)
+    if context.stage.verb == "hf":
+        rows = read_hub(settings, context.project)
+    else:
+        path = context.project / shown
+        _check_file(path, shown)
+        rows = READERS[context.stage.verb](path, shown)
     items = _items(islice(rows, settings["limit"]), _templates(settings), shown)
     if not items:
         raise StageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from grape.runtime.context import Context
 from grape.runtime.core.models import Policy
 from grape.runtime.core.sources import pretrained
+from grape.runtime.secrets import reveal
 
 
 def run(context: Context, inputs: dict[str, object]) -> Policy:
@@ -15,4 +16,5 @@ def run(context: Context, inputs: dict[str, object]) -> Policy:
         project=context.project,
         dtype=settings["dtype"],
         trust_remote_code=settings["trust_remote_code"],
+        token=reveal(settings["token"]),
     )

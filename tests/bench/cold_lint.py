@@ -1,4 +1,6 @@
-"""CPU time of the commands that run nothing, each in a fresh process: `python tests/bench/cold_lint.py [N]`.
+"""CPU time of the commands that run nothing, each in a fresh process.
+
+Run as `python tests/bench/cold_lint.py [N]`.
 
 Prints the least of N runs (20 when not given) of user + system time, after one run that compiles
 the bytecode. Load on the machine makes the figures larger, never smaller.

@@ -32,7 +32,8 @@ def test_a_command_that_runs_nothing_loads_nothing_heavy(
 ) -> None:
     code = (
         "import atexit, sys\n"
-        f"atexit.register(lambda: print(sorted({forbidden!r} & set(sys.modules)), file=sys.stderr))\n"
+        f"found = lambda: sorted({forbidden!r} & set(sys.modules))\n"
+        "atexit.register(lambda: print(found(), file=sys.stderr))\n"
         "from grape.runtime.cli import main\n"
         f"raise SystemExit(main({words!r}))"
     )

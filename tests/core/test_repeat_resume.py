@@ -15,6 +15,7 @@ from grape.runtime.artifacts import Data, Item
 from grape.runtime.core.models import Policy
 from grape.runtime.errors import StageError
 from grape.runtime.execute import execute
+from grape.runtime.rounds import Carried
 from grape.runtime.verbs.fresh import new_model, train_tokenizer
 
 torch.set_num_threads(1)
@@ -74,8 +75,8 @@ def run(stage: PlannedStage, work: Path, stop_after: int | None = None) -> Polic
             raise _Cut
 
     made = execute(stage, opened, project=work, work=work, emit=emit)
-    assert isinstance(made, Policy)
-    return made
+    assert isinstance(made, Carried) and isinstance(made.policy, Policy)
+    return made.policy
 
 
 @pytest.mark.parametrize("adapter", [None, LORA], ids=["weights", "adapter"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 
 from grape.compiler.constants import Scope, Value, evaluate, show
 from grape.compiler.names import refuse, unknown
@@ -42,7 +41,7 @@ def label(value: Value) -> str:
         case "bool":
             return "true" if value.data else "false"
         case "fraction":
-            return f"{_number(float(Decimal(repr(value.data)) * 100))}%"
+            return f"{_number(round(100 * value.data, 10))}%"
         case "duration":
             return f"{_number(value.data)}s"
         case "size":
@@ -55,6 +54,8 @@ def label(value: Value) -> str:
 def _number(value: int | float) -> str:
     if float(value).is_integer() and abs(value) < 1e15:
         return str(int(value))
+    from decimal import Decimal  # rare, and 2 ms of a cold start
+
     exact = Decimal(repr(value))
     small = abs(exact) < Decimal("1e-3") or abs(exact) >= Decimal("1e15")
     return f"{exact:e}" if small else f"{exact:f}"

@@ -24,6 +24,7 @@ from grape.compiler.types import ArtifactType
 from grape.compiler.unfolding import Unfolded, attempt, head, unfold
 from grape.dsl import ast
 from grape.dsl.findings import Finding, Label
+from grape.dsl.source import Span
 
 
 def build_graph(
@@ -40,10 +41,15 @@ def build_graph(
     outputs, checks = made.build(declared)
     skips = made.pipeline.skips
 
+    worlds: dict[frozenset[tuple[Span, bool]], World] = {}
+
     def world(forced: Forced) -> World:
-        other = _Work(Pipeline(module, project, [], layers, forced), values)
-        other.build(declared)
-        return other.pipeline.findings, other.pipeline.skips, other.regions
+        key = frozenset(forced.items())
+        if key not in worlds:
+            other = _Work(Pipeline(module, project, [], layers, forced), values)
+            other.build(declared)
+            worlds[key] = other.pipeline.findings, other.pipeline.skips, other.regions
+        return worlds[key]
 
     findings += check_branches(world, skips)
     region = made.regions[""]

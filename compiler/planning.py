@@ -213,7 +213,11 @@ def _rounds(stage: typed.Stage) -> dict[str, Any]:
     inside = estimates(stage.body)
     total: dict[str, Any] = {"rounds": rounds}
     for verb_name, number in (("sample", "completions"), ("train", "updates")):
-        of_verb = [inside[item.name] for item in stage.body if item.verb == verb_name]
+        of_verb = [
+            inside[item.name]
+            for item in stage.body
+            if item.verb == verb_name and item.every is None
+        ]
         if of_verb and all(number in one for one in of_verb):
             total[number] = rounds * sum(int(one[number]) for one in of_verb)
     return total

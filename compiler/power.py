@@ -7,11 +7,9 @@ the two models differ, 80 % power.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator
 from math import ceil, sqrt
 from pathlib import Path
-from statistics import NormalDist
 from typing import TextIO
 
 from grape.compiler.graph import Check, Edge, Graph, Stage
@@ -39,6 +37,8 @@ def needed(confidence: float) -> int:
 
 
 def _reach(confidence: float) -> float:
+    from statistics import NormalDist
+
     normal = NormalDist()
     return normal.inv_cdf(confidence) + normal.inv_cdf(POWER)
 
@@ -106,4 +106,6 @@ def counted(project: Path) -> Count:
 
 
 def _rows(file: TextIO) -> int:
+    import csv
+
     return max(0, sum(1 for row in csv.reader(file) if row) - 1)

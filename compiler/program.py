@@ -237,13 +237,15 @@ def build_graphs(work: Work) -> None:
 def check_hygiene(work: Work) -> None:
     """Leaks, wasted work and implausible settings of every graph."""
     from grape.compiler.hygiene import check_graph
-    from grape.compiler.power import stated, weak_checks
 
     for declared in work.declared:
         graph = work.graphs[declared.name.name]
         if graph is not None:
             work.findings += check_graph(graph, declared)
-            work.findings += weak_checks(graph, stated)
+            if any(check.confidence is not None for check in graph.checks):
+                from grape.compiler.power import stated, weak_checks
+
+                work.findings += weak_checks(graph, stated)
 
 
 def check_imports(work: Work) -> None:

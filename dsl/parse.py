@@ -95,7 +95,9 @@ def _top(
         if number or edition is not None:
             findings.append(Finding("G007", "the edition stands on the first line", item.span))
         elif item.value != EDITION:
-            findings.append(Finding("G007", f"this Grape reads edition {EDITION}", item.span))
+            message = f"this Grape reads edition {EDITION}, and the file is written for another"
+            hint = f"install a Grape that knows it, or begin the file with `grape {EDITION}`"
+            findings.append(Finding("G007", message, item.span, hint=hint))
         edition = int(item.value) if edition is None else edition
     if edition is None and not damaged:
         first = Span(source, 0, min(1, len(source.text)))

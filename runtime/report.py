@@ -18,6 +18,7 @@ from typing import Any
 
 from grape.compiler.plan import Plan, PlannedStage
 from grape.runtime.artifacts import Report, read_lines
+from grape.runtime.rounds import ENDED, REPORTS
 from grape.runtime.stats import mean_ci95
 from grape.runtime.store import Store
 
@@ -49,11 +50,11 @@ def write_report(plan: Plan, run_folder: Path, store: Store, *, graph_svg: str) 
         "TITLE": escape(f"{plan.pipeline} · {state.get('id', run_folder.name)}"),
         "HEADER": _header(plan, state),
         "GRAPH": graph_svg or '<p class="quiet">The graph of this run was not drawn.</p>',
-        "RESULTS": _results(reports),
+        "RESULTS": _results(reports) + _rounds(folders),
         "CHECKS": _checks(plan, state),
-        "STAGES": "".join(_stage(stage, state) for stage in plan.stages),
+        "STAGES": "".join(_stage(stage, state) for stage in (*plan.stages, *plan.skipped)),
         "ENVIRONMENT": _table(sorted(plan.versions.items())),
-        "PARAMS": _table(sorted(plan.params.items())),
+        "PARAMS": _table(_params(plan)),
         "DATA": json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
     }
     # One pass over the template: text of the run that looks like a mark stays text.
@@ -78,8 +79,24 @@ def _header(plan: Plan, state: dict[str, Any]) -> str:
     ]
     cells = "".join(f"<div><dt>{k}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts if v)
     return (
-        f"<h1>{escape(plan.pipeline)} {_pill(word)}</h1><dl class=facts>{cells}</dl>{_error(state)}"
+        f"<h1>{escape(plan.pipeline)} {_pill(word)}</h1>{_doc(plan.doc)}"
+        f"<dl class=facts>{cells}</dl>{_error(state)}"
     )
+
+
+def _doc(text: str | None) -> str:
+    return f"<p>{escape(text)}</p>" if text else ""
+
+
+def _params(plan: Plan) -> list[tuple[str, Any]]:
+    """Parameters, and who set those that are not the default; of a secret only its name."""
+    rows = []
+    for name, value in sorted(plan.params.items()):
+        layer = plan.layers.get(name, "default")
+        shown = layer if isinstance(value, dict) else _shown(value)
+        came = "" if layer in ("default", shown) else f"  ({layer})"
+        rows.append((name, shown + came))
+    return rows
 
 
 def _error(state: dict[str, Any]) -> str:
@@ -135,6 +152,31 @@ def _results(reports: dict[str, Report]) -> str:
     return f"<table class=results><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
 
 
+def _rounds(folders: dict[str, Path]) -> str:
+    """What the rounds of repeats measured, and what ended them."""
+    tables = []
+    for name, folder in folders.items():
+        kept = folder / REPORTS
+        if not kept.is_dir():
+            continue
+        rows = [
+            _result(
+                f"{name} · {stage.name}" if number == 0 else "",
+                f"round {int(place.name)}",
+                list(Report.load(place).per_item().values()),
+            )
+            for stage in sorted(item for item in kept.iterdir() if item.is_dir())
+            for number, place in enumerate(sorted(stage.iterdir()))
+        ]
+        ended = json.loads((kept / ENDED).read_text(encoding="utf-8"))
+        why = f": {ended['until']}" if ended["until"] else ""
+        foot = f"<p class=quiet>{escape(name)}: {ended['rounds']} rounds{escape(why)}</p>"
+        head = "<tr><th>in a repeat<th><th>mean<th>95 % interval<th><th>items</tr>"
+        table = f"<table class=results><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+        tables.append((table if rows else "") + foot)
+    return "".join(tables)
+
+
 def _parts(report: Report) -> dict[str, list[float]]:
     names = list(report.scores[0].parts) if report.scores else []
     return {name: [fmean(score.parts[name]) for score in report.scores] for name in names}
@@ -166,7 +208,7 @@ def _checks(plan: Plan, state: dict[str, Any]) -> str:
         rows.append(
             f"<tr><td><code>{escape(check.text)}</code>"
             f"<td>{_pill(entry.get('verdict', 'not reached'))}"
-            f"<td>{escape(entry.get('detail') or '')}</tr>"
+            f"<td>{escape(entry.get('detail') or '')}{_doc(check.doc)}</tr>"
         )
     return f"<table><tbody>{''.join(rows)}</tbody></table>"
 
@@ -197,13 +239,13 @@ def _stage(stage: PlannedStage, state: dict[str, Any]) -> str:
     word = str(entry.get("state", stage.state))
     time = _cost(entry)
     inside = "".join(_stage(inner, state) for inner in stage.body)
-    doc = f"<p>{escape(stage.doc)}</p>" if stage.doc else ""
     reason = escape(str(entry.get("reason") or stage.reason))
+    pill = _pill(word) if stage.key or word == "skipped" else ""
+    settings = _table(sorted(stage.settings.items()))
     return (
-        f"<details class=stage><summary><b>{escape(stage.name)}</b> <code>{escape(stage.verb)}"
-        f"</code>{_pill(word) if stage.key else ''}<span class=time>{time}</span></summary>"
-        f"{doc}<p class=quiet>{reason}</p>{_table(sorted(stage.settings.items()))}{inside}"
-        "</details>"
+        f"<details class=stage><summary><b>{escape(stage.name)}</b> "
+        f"<code>{escape(stage.verb)}</code>{pill}<span class=time>{time}</span></summary>"
+        f"{_doc(stage.doc)}<p class=quiet>{reason}</p>{settings}{inside}</details>"
     )
 
 

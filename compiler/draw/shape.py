@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from textwrap import shorten
 
 from grape.compiler.graph import Graph, Skipped, Stage
 from grape.compiler.plan import Plan
@@ -100,7 +101,7 @@ def _inside(region: Stage, types: dict[str, str]) -> Iterator[Arrow]:
 def title(stage: Stage) -> str:
     """What a box says below its name."""
     if stage.verb == "repeat":
-        ends = [f"until {until.text}" for until in stage.until]
+        ends = [f"until {shorten(until.text, 48, placeholder=' …')}" for until in stage.until]
         return " ".join(["repeat", *map(str, stage.settings.values()), *ends])
     if stage.every is not None:
         return f"{stage.verb} · every {stage.every}"

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,33 @@ def test_the_other_twins_run(project: Path, name: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_sweep_with_branches_rounds_and_a_merge_runs(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(project / "sweep.grape"), "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "check mixed.mean >= 0" in said and "[rate = 1e-4]" in said
+    for name in ("1e-4", "1e-5", "mixed"):
+        assert (project / "models" / "sweep" / name / "model.safetensors").is_file()
+        assert not (project / "models" / "sweep" / name / "reports").exists()
+    (run,) = grape_runs(project, "sweep")
+    folder = Path(run["folder"])
+    assert 'policy["1e-5"].quality' in run["metrics"]
+    page = (folder / "report.html").read_text()
+    assert "round 2" in page and "`if long` is false" in page and ">skipped<" in page
+    again = main(["run", str(project / "sweep.grape"), "--quiet"])
+    assert (
+        again == 0 and "cached" in (grape_runs(project, "sweep")[0]["stages"]["mixture"]["state"])
+    )
+
+
+def grape_runs(project: Path, pipeline: str) -> list[dict[str, Any]]:
+    from grape.runtime.runs import list_runs
+
+    return [run for run in list_runs(project / ".grape") if run["pipeline"] == pipeline]
+
+
+@pytest.mark.slow
 def test_every_other_door_opens(tmp_path: Path) -> None:
     """An environment, adapters, top-p, stop strings, keep, minibatches with a KL term, a reward in
     Python and an export in one pipeline, run from Python."""
@@ -109,3 +137,71 @@ def test_an_unreachable_server_gives_one_line(
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     assert main(["run", str(project / "preference.grape"), "--quiet"]) == 4
     assert "does not answer" in capsys.readouterr().out
+
+
+SECRET = "hunter2-0123456789-very-secret"
+
+LIBRARY = '''
+"""A stand-in that shouts the token that it is given."""
+def load_dataset(path, subset, split, revision, token):
+    assert token, "no token"
+    print("called with", "a token" if token else "none")
+    if path == "org/refused":
+        raise ValueError(f"the hub refused the token {token}")
+    return [{"a": a, "b": b, "sum": a + b} for a in range(4) for b in range(4)]
+'''
+
+PIPELINE = """grape 1
+
+use sft from "std/algorithms"
+
+pipeline p(key: string = secret("GRAPE_TEST_KEY")) {
+  data sums = hf("org/NAME") {
+    prompt = "{a} + {b} ="
+    completion = " {sum}"
+    answer = "{sum}"
+    split = 50%
+    token = key
+  }
+  model base = fresh("llama", sums) { layers = 1, hidden = 32, heads = 2, context = 64 }
+  stage tuned = train(base, sums.train) { algorithm = sft(), lr = 1e-4 }
+  output tuned as "models/tuned"
+}
+"""
+
+
+def holders(folder: Path) -> list[str]:
+    """Files below a folder that hold the secret's value."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    assert found
+    return [str(path) for path in found if SECRET.encode() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_no_file_database_or_output_holds_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "datasets.py").write_text(LIBRARY)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    project, home = tmp_path / "project", Path(os.environ["GRAPE_HOME"])
+    project.mkdir()
+    for name in ("open", "refused"):
+        (project / f"{name}.grape").write_text(PIPELINE.replace("NAME", name))
+    assert main(["plan", str(project / "open.grape")]) == 0
+    assert main(["run", str(project / "open.grape")]) == 4, "the variable is not set"
+    assert "export GRAPE_TEST_KEY" in capfd.readouterr().err
+    monkeypatch.setenv("GRAPE_TEST_KEY", SECRET)
+    assert main(["run", str(project / "open.grape")]) == 0
+    assert main(["plan", str(project / "open.grape"), "--format", "json"]) == 0
+    assert main(["graph", str(project / "open.grape"), "--format", "svg"]) == 0
+    assert main(["run", str(project / "refused.grape")]) == 4
+    said = capfd.readouterr()
+    assert "refused the token <GRAPE_TEST_KEY>" in said.out
+    assert SECRET not in said.out + said.err
+    assert holders(project) == [] and holders(home) == []
+    assert any(path.suffix == ".db" for path in home.rglob("*"))
+    log = next((project / ".grape" / "runs").rglob("sums.log"))
+    assert "called with a token" in log.read_text()
+    settings = json.dumps([json.loads(p.read_text()) for p in project.rglob("manifest.json")])
+    assert "GRAPE_TEST_KEY" in settings

@@ -139,7 +139,9 @@ class Store:
             os.close(handle)
 
     def sweep(self) -> None:
-        """Remove what dead processes left half written."""
+        """Remove what dead processes left half written. Raises StageError when the store cannot be
+        written, before anything was computed for it."""
+        self.temporary().rmdir()
         for folder in (self.root / "tmp").glob("*-*"):
             process = folder.name.split("-")[0]
             if process.isdecimal() and not _alive(int(process)):

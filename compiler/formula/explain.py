@@ -59,6 +59,9 @@ def _line(line: ast.FormulaStatement) -> str:
             return f"log {line.name.name} = {mathematics(line.value)}"
         case ast.Objective():
             return f"{line.goal} {mathematics(line.value)}"
+        case ast.State():
+            following = mathematics(line.following)
+            return f"state {line.name.name} = {mathematics(line.initial)} then {following}"
         case ast.SubjectTo():
             return f"subject to {mathematics(line.test)}"
 

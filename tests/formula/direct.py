@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ class B(SimpleNamespace):
         self.n: Tensor = batch["mask"].double()
         self.len: Tensor = self.n.sum(1)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Tensor:
         raise AttributeError(name)
 
     # token means and sums
@@ -161,7 +160,7 @@ def reinforce(b: B) -> Tensor:
 
 
 @named
-def reinforce_plus_plus(b: B, clip: float = 0.2, beta: float = 0.001, gamma: float = 1.0) -> Tensor:
+def reinforce_plus_plus(b: B, clip: float = 0.2, beta: float = 0.0, gamma: float = 1.0) -> Tensor:
     earned = at_last(b, b.r) - beta * (b.old_logp - b.ref_logp)
     to_go = gae(b, earned, torch.zeros_like(b.n), gamma, 1)
     return -b.tm(clipped(b.w, whiten(b, to_go), clip, clip))
@@ -186,7 +185,7 @@ def rloo(b: B, beta: float = 0.0) -> Tensor:
 
 
 @named
-def remax(b: B, clip: float = 0.2, beta: float = 0.001, gamma: float = 1.0) -> Tensor:
+def remax(b: B, clip: float = 0.2, beta: float = 0.0, gamma: float = 1.0) -> Tensor:
     earned = at_last(b, b.r) - beta * (b.old_logp - b.ref_logp)
     a = gae(b, earned, torch.zeros_like(b.n), gamma, 1) - col(b.greedy_reward)
     return -b.tm(clipped(b.w, a, clip, clip))
@@ -195,7 +194,7 @@ def remax(b: B, clip: float = 0.2, beta: float = 0.001, gamma: float = 1.0) -> T
 @named
 def opo(b: B) -> Tensor:
     base = b.per(b.len * b.r, torch.sum) / b.per(b.len, torch.sum)
-    return -b.tm(col(b.r - base) * b.logp)
+    return -((b.r - base) * b.ss(b.logp)).mean()
 
 
 @named
@@ -205,7 +204,7 @@ def ppo(
     dual_clip: float = 3.0,
     clip_value: float = 0.5,
     value_weight: float = 1.0,
-    beta: float = 0.001,
+    beta: float = 0.0,
     gamma: float = 1.0,
     lam: float = 1.0,
 ) -> Tensor:
@@ -288,8 +287,8 @@ def lite_ppo(b: B, clip: float = 0.2, eps: float = 1e-4) -> Tensor:
 
 @named
 def gpg(b: B, alpha: str = "spread", norm: float = 1.0) -> Tensor:
-    counted = {"spread": (b.gs(b.r) > 0).sum(), "scored": (b.r != 0).sum(), "none": len(b.r)}
-    scale = len(b.r) / max(int(counted[alpha]), 1)
+    counted = {"spread": b.gs(b.r) > 0, "scored": b.r != 0, "none": b.r == b.r}[alpha]
+    scale = len(b.r) / max(int(counted.sum()), 1)
     return -b.tm(col(scale * b.centred / norm) * b.logp)
 
 
@@ -327,11 +326,11 @@ def kl_cov(b: B, beta: float = 0.1, share: float = 2e-4) -> Tensor:
 
 
 @named
-def gdpo(b: B, clip: float = 0.2, eps: float = 1e-4) -> Tensor:
+def gdpo(b: B, clip: float = 0.2, eps: float = 1e-6) -> Tensor:
     parts = [(b.reward_a, 1.0), (b.reward_b, 2.0)] if "reward.a" in b.names else [(b.r, 1.0)]
     total = sum(w * (x - b.gm(x)) / (b.gs(x) + eps) for x, w in parts)
     assert isinstance(total, Tensor)
-    return -b.stm(clipped(b.w, (total - total.mean()) / (total.std() + eps), clip, clip))
+    return -b.tm(clipped(b.w, whiten(b, col(total).expand_as(b.n)), clip, clip))
 
 
 @named
@@ -341,7 +340,7 @@ def grpo_pass_at_k(b: B, clip: float = 0.2, eps: float = 1e-6) -> Tensor:
         rows = (b.group == g).nonzero().flatten()
         best, second = b.r[rows].topk(2).values
         a[rows[b.r[rows].argmax()]] = (best - second) / (b.r[rows].std() + eps)
-    return -b.stm(clipped(b.w, a, clip, clip))
+    return -b.tm(clipped(b.w, a, clip, clip))
 
 
 @named
@@ -405,7 +404,7 @@ link("sppo", lambda t, c, r: (c - 1 / (2 * t)) ** 2 + (r + 1 / (2 * t)) ** 2)
 
 
 @named
-def ipo(b: B, beta: float = 0.1, average: bool = False) -> Tensor:
+def ipo(b: B, beta: float = 0.1, average: bool = True) -> Tensor:
     z = b.ss(b.logp - b.ref_logp) / (b.len if average else 1)
     return ((z[::2] - z[1::2] - 1 / (2 * beta)) ** 2).mean()
 
@@ -413,7 +412,7 @@ def ipo(b: B, beta: float = 0.1, average: bool = False) -> Tensor:
 @named
 def rpo(b: B, beta: float = 0.1, alpha: float = 1.0) -> Tensor:
     c, r = ratios(b)
-    return (-lsig(beta * (c - r)) - alpha * b.sm(b.logp)[::2]).mean()
+    return -lsig(beta * (c - r)).mean() - alpha * b.logp[::2][b.mask[::2]].mean()
 
 
 @named
@@ -433,7 +432,7 @@ def cpo(b: B, beta: float = 0.1, alpha: float = 1.0) -> Tensor:
 def orpo(b: B, beta: float = 0.1) -> Tensor:
     a = b.sm(b.logp)
     odds = a - (1 - a.exp()).log()
-    return (-a[::2] - beta * lsig(odds[::2] - odds[1::2])).mean()
+    return -b.logp[::2][b.mask[::2]].mean() - beta * lsig(odds[::2] - odds[1::2]).mean()
 
 
 @named
@@ -449,8 +448,11 @@ def reward_model(b: B, centre: float = 0.0, use_margin: bool = False) -> Tensor:
 
 
 @named
-def kto(b: B, beta: float = 0.1, good_weight: float = 1.0, bad_weight: float = 1.0) -> Tensor:
-    z, anchor = b.ss(b.logp - b.ref_logp), b.mismatched.mean().clamp(min=0)
+def kto(
+    b: B, beta: float = 0.1, good_weight: float = 1.0, bad_weight: float = 1.0, point: str = "batch"
+) -> Tensor:
+    z = b.ss(b.logp - b.ref_logp)
+    anchor = (z.detach() if point == "batch" else b.mismatched).mean().clamp(min=0)
     good = good_weight * (1 - torch.sigmoid(beta * (z - anchor)))
     bad = bad_weight * (1 - torch.sigmoid(beta * (anchor - z)))
     return torch.where(b.desirable, good, bad).mean()
@@ -466,7 +468,7 @@ def bco(b: B, beta: float = 0.1, shift: float = 0.0) -> Tensor:
 
 
 @named
-def gkd(b: B, beta: float = 0.5, temperature: float = 0.9) -> Tensor:
+def gkd(b: B, beta: float = 0.5, temperature: float = 1.0) -> Tensor:
     s = torch.log_softmax(b.logp_all / temperature, -1)
     t = torch.log_softmax(b.teacher_logp_all / temperature, -1)
     if beta == 0:

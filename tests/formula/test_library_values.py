@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from batches import BINARY, LIVE, REAL, batch, with_parts
-from direct import DIRECT, B
+from formula.batches import BINARY, LIVE, REAL, batch, with_parts
+from formula.direct import DIRECT, B
 
 import grape
 from grape.runtime.algorithm import LIBRARY
@@ -43,7 +43,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "ipo": [{}, {"average": True}],
     "reward_model": [{}, {"use_margin": True, "centre": 0.1}],
-    "kto": [{}, {"good_weight": 1.3, "bad_weight": 0.7, "beta": 0.5}],
+    "kto": [{}, {"point": "mismatched"}, {"good_weight": 1.3, "bad_weight": 0.7, "beta": 0.5}],
     "gkd": [{}, {"beta": 0.0}, {"beta": 1.0}, {"beta": 0.3, "temperature": 1.0}],
     "on_policy_distillation": [{}, {"estimate": "full"}],
     "cpgd": [{}, {"scale": "filter", "drift_weight": 0.5}, {"scale": "none", "clip": 0.1}],

@@ -132,7 +132,7 @@ class Compiled:
     def remembered(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The values with the first number of every state that they do not hold."""
         memory = self.formula.memory
-        start = {f"state.{name}": torch.tensor(first).double() for name, first, _ in memory}
+        start = {f"state.{name}": torch.tensor(first, dtype=torch.float64) for name, first, _ in memory}
         return {**start, **values} if start else values
 
     def loss(self, values: Mapping[str, Tensor], layout: Layout) -> Tensor:

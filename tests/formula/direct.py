@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -23,17 +22,17 @@ def named(function: Direct) -> Direct:
     return function
 
 
-class B(SimpleNamespace):
-    """A padded batch; `n` is the mask as numbers, `len` the tokens that count."""
+class B:
+    """A padded batch by attribute; `n` is the mask as numbers, `len` the tokens that count."""
 
     def __init__(self, batch: dict[str, Tensor]) -> None:
-        super().__init__(**{name.replace(".", "_"): value for name, value in batch.items()})
+        self.values = {name.replace(".", "_"): value for name, value in batch.items()}
         self.names = set(batch)
         self.n: Tensor = batch["mask"].double()
         self.len: Tensor = self.n.sum(1)
 
     def __getattr__(self, name: str) -> Tensor:
-        raise AttributeError(name)
+        return self.values[name]
 
     # token means and sums
     def tm(self, x: Tensor) -> Tensor:
@@ -80,6 +79,11 @@ class B(SimpleNamespace):
 
     def z(self, eps: float = 1e-4) -> Tensor:
         return self.centred / (self.gs(self.r) + eps)
+
+
+def kinds(x: Tensor) -> list[int]:
+    """The different ids, in order."""
+    return sorted({int(one) for one in x})
 
 
 def dev(v: Tensor, ddof: int = 1) -> Tensor:
@@ -336,7 +340,7 @@ def gdpo(b: B, clip: float = 0.2, eps: float = 1e-6) -> Tensor:
 @named
 def grpo_pass_at_k(b: B, clip: float = 0.2, eps: float = 1e-6) -> Tensor:
     a = torch.zeros_like(b.r)
-    for g in b.group.unique():
+    for g in kinds(b.group):
         rows = (b.group == g).nonzero().flatten()
         best, second = b.r[rows].topk(2).values
         a[rows[b.r[rows].argmax()]] = (best - second) / (b.r[rows].std() + eps)
@@ -539,7 +543,7 @@ def cpgd(
 ) -> Tensor:
     a = b.z(eps) if scale == "std" else b.centred
     if scale == "filter":
-        spread = [bool(b.r[b.group == g].std() > 0) for g in b.group.unique()]
+        spread = [bool(b.r[b.group == g].std() > 0) for g in kinds(b.group)]
         a = a * min(len(spread) / max(sum(spread), 1), 3)
     a = col(a)
     up = torch.minimum(b.logp, b.old_logp + math.log(1 + clip))
@@ -642,7 +646,7 @@ def apart(b: B, x: Tensor, good: Tensor, eps: float) -> Tensor:
     inside = b.mask if x.dim() == 2 else torch.ones_like(good)
     side, group = (col(good), col(b.group)) if x.dim() == 2 else (good, b.group)
     out = torch.zeros_like(x)
-    for g in b.group.unique():
+    for g in kinds(b.group):
         for which in (True, False):
             here = inside & (group == g) & (side == which)
             if here.any():
@@ -689,11 +693,11 @@ def grpo_s(
 def seed_grpo(b: B, clip: float = 0.2, alpha: float = 0.02, shape: str = "inverse") -> Tensor:
     likely = b.sm(b.old_logp).exp()
     factor = torch.zeros_like(b.r)
-    for g in b.group.unique():
+    for g in kinds(b.group):
         rows = b.group == g
         total = likely[rows].sum()
         p = torch.stack(
-            [likely[rows & (b.cluster == c)].sum() / total for c in b.cluster[rows].unique()]
+            [likely[rows & (b.cluster == c)].sum() / total for c in kinds(b.cluster[rows])]
         )
         u = alpha * -p.log().mean() / torch.log(rows.sum().double())
         factor[rows] = {"inverse": 1 / (1 + u), "linear": 1 - u, "exponential": (-u).exp()}[shape]
@@ -717,7 +721,7 @@ def xrpo(b: B, clip: float = 0.2, bonus: float = 2.5, kappa: float = 0.5) -> Ten
 @named
 def grpo_lead(b: B, clip: float = 0.2, alpha: float = 0.05, onset: int = 4000) -> Tensor:
     r, rate = torch.full_like(b.r, -1), torch.zeros_like(b.r)
-    for g in b.group.unique():
+    for g in kinds(b.group):
         rows = b.group == g
         good = rows & (b.r > 0)
         rate[rows] = good.sum() / rows.sum()
@@ -735,7 +739,7 @@ def grpo_lead(b: B, clip: float = 0.2, alpha: float = 0.05, onset: int = 4000) -
 def aspo(b: B, delta: float = -2.0, kappa: float = 0.7) -> Tensor:
     a = b.z()
     out = a.clone()
-    for g in b.group.unique():
+    for g in kinds(b.group):
         rows = b.group == g
         early = rows & (b.r > 0) & (b.uses_code > 0)
         if early.any():
@@ -754,14 +758,14 @@ def polychromic(
         b.diversity, torch.mean, b.group, b.set
     )
     shared = quality.clone()
-    for g in b.group.unique():
+    for g in kinds(b.group):
         rows = b.group == g
-        sets = [quality[rows & (b.set == s)][0] for s in b.set[rows].unique()]
+        sets = [quality[rows & (b.set == s)][0] for s in kinds(b.set[rows])]
         shared[rows] -= torch.stack(sets).mean()
     estimate = gae(b, at_last(b, b.r), b.old_value, gamma, lam)
     number = torch.zeros_like(b.n)
     for i in range(len(b.r)):
-        known = b.step[i][b.mask[i]].unique().tolist()
+        known = kinds(b.step[i][b.mask[i]])
         for t in b.mask[i].nonzero().flatten().tolist():
             number[i, t] = known.index(int(b.step[i, t]))
     a = torch.where(number < window, col(shared), estimate)

@@ -47,9 +47,7 @@ class Algorithm:
     @property
     def needs(self) -> frozenset[str]:
         """The quantities it reads from a batch, and the ids it groups by besides `group`."""
-        from grape.runtime.formula import index_sets
-
-        return self.formula.needs | index_sets(self.formula)
+        return self.formula.needs | self.formula.index_sets
 
     @property
     def params(self) -> dict[str, Scalar]:
@@ -70,11 +68,12 @@ class Algorithm:
         judged = frozenset(name for name, (head, part) in heads.items() if head in _JUDGED and part)
         return _compiled(_with_parts(self.declaration, self.formula, parts, judged)).evaluate(batch)
 
-    def explain(self) -> str:
-        """Its mathematics, the level of each line, what it needs, and its coupling."""
+    def explain(self, *, latex: bool = False) -> str:
+        """Its mathematics, the level of each line, what it needs, its coupling and its cost; with
+        `latex` the mathematics alone."""
         from grape.compiler.formula.explain import explain
 
-        return explain(self.declaration, self.formula)
+        return explain(self.declaration, self.formula, latex=latex)
 
 
 _JUDGED = ("confidence", "applies", "weight")

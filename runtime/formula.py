@@ -132,7 +132,9 @@ class Compiled:
     def remembered(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The values with the first number of every state that they do not hold."""
         memory = self.formula.memory
-        start = {f"state.{name}": torch.tensor(first, dtype=torch.float64) for name, first, _ in memory}
+        start = {
+            f"state.{name}": torch.tensor(first, dtype=torch.float64) for name, first, _ in memory
+        }
         return {**start, **values} if start else values
 
     def loss(self, values: Mapping[str, Tensor], layout: Layout) -> Tensor:
@@ -191,7 +193,7 @@ class Compiled:
 
 def flatten(formula: Formula, batch: Mapping[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
     """A padded batch as a layout and flat tensors."""
-    sets = index_sets(formula)
+    sets = formula.index_sets
     missing = sorted(({"mask", "group"} | sets | formula.needs) - set(batch))
     if missing:
         raise ValueError(f"`{formula.name}` also needs {', '.join(missing)} in the batch")
@@ -230,13 +232,6 @@ def _flat(name: str, value: Tensor, mask: Tensor, layout: Layout) -> Tensor:
         step = layout.index(Level.TOKEN, Level.STEP)
         return value.new_zeros(layout.size(Level.STEP)).index_copy(0, step, value[mask])
     return value
-
-
-def index_sets(formula: Formula) -> frozenset[str]:
-    """Which of `step`, `tree`, `cluster` and `set` a batch must hold: ids, not values."""
-    named = {term.level for term in formula.terms}
-    named |= {Level(str(term.attr("per"))) for term in formula.terms if "per" in dict(term.attrs)}
-    return frozenset(level.value for level in (Level.STEP, *SUBGROUPS) if level in named)
 
 
 def argument(name: str, values: Mapping[str, Tensor], layout: Layout) -> Tensor | int:

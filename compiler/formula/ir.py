@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grape.compiler.formula.levels import Level
+from grape.compiler.formula.levels import SUBGROUPS, Level
 
 Scalar = float | int | bool | str
 
@@ -76,6 +76,13 @@ class Formula:
     memory: tuple[tuple[str, float, int], ...] = ()
     """`state N = INITIAL then E`: name, first value, and the term of level batch that is the next
     one. The current value is the input `state.N`."""
+
+    @property
+    def index_sets(self) -> frozenset[str]:
+        """Which of `step`, `tree`, `cluster` and `set` a batch must hold: ids, not values."""
+        named = {term.level for term in self.terms}
+        named |= {Level(str(t.attr("per"))) for t in self.terms if "per" in dict(t.attrs)}
+        return frozenset(level.value for level in (Level.STEP, *SUBGROUPS) if level in named)
 
     @property
     def roots(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor
 import grape
 from grape.runtime.formula import compile_formula, flatten
 
-QUIET = [1, 0, 0, 0, 1, 1, 1, 1, 0, 0]
+QUIET: list[float] = [1, 0, 0, 0, 1, 1, 1, 1, 0, 0]
 """The groups of four have a spread and none; the group of two has none."""
 
 
@@ -65,7 +65,6 @@ def test_what_is_idle_changes_nothing(
         "vespo",
         "luspo",
         "rec",
-        
         "aspo",
         "opmd",
         "lite_ppo",

@@ -15,6 +15,7 @@ from grape.compiler.names import Refused, refuse, unknown
 from grape.compiler.params import call_values, check_declared, default_of
 from grape.dsl import ast
 from grape.dsl.findings import Finding
+from grape.dsl.source import Span
 
 
 def declaration_of(expr: ast.Expr, module: Module) -> tuple[ast.AlgorithmDecl, Module]:
@@ -63,7 +64,40 @@ def formula_of(
     findings += found
     if formula is None:
         raise Refused(None)
+    _trainable(formula, expr.span)
     return formula
+
+
+def _trainable(formula: Formula, span: Span) -> None:
+    """What only `evaluate` runs so far, in the training of a pipeline. Raises `Refused`."""
+    from grape.compiler.formula.levels import SUBGROUPS, Level
+    from grape.compiler.formula.quantities import TRAINED
+
+    lacking = sorted(
+        name for name in formula.needs if name.partition(".")[0] not in (*TRAINED, "reward")
+    )
+    levels = {term.level for term in formula.terms} & {Level.STEP, *SUBGROUPS}
+    what = [f"`{name}`" for name in lacking] + sorted(f"the level `{level}`" for level in levels)
+    if formula.constraints:
+        what.append("`subject to`")
+    if formula.memory:
+        what.append("`state`")
+    if what:
+        listed = " and ".join((", ".join(what[:-1]), what[-1]) if len(what) > 1 else what)
+        message = f"`{formula.name}` uses {listed}, which `train` does not supply yet"
+        hint = "its loss on tensors of your own is `grape.algorithm(…).evaluate(batch)`"
+        refuse("G309", message, span, hint=hint)
+
+
+def goes_through_parts(declaration: ast.AlgorithmDecl) -> bool:
+    """Whether the algorithm uses `sum_of_parts`."""
+
+    def within(node: ast.Expr) -> bool:
+        named = isinstance(node, ast.Name) and node.name == "sum_of_parts"
+        return named or any(within(inner) for inner in ast.inside(node))
+
+    lines = (expressions_of(statement) for statement in declaration.body)
+    return any(within(expr) for exprs in lines for expr in exprs)
 
 
 def check_declaration(declaration: ast.AlgorithmDecl, findings: list[Finding]) -> None:
@@ -84,9 +118,19 @@ def mentioned_parts(declaration: ast.AlgorithmDecl) -> frozenset[str]:
     """The parts that an algorithm reads as `reward.PART`; which of them exist, only a use tells."""
     found: set[str] = set()
     for statement in declaration.body:
-        expr = statement.test if isinstance(statement, ast.SubjectTo) else statement.value
-        _collect(expr, found)
+        for expr in expressions_of(statement):
+            _collect(expr, found)
     return frozenset(found)
+
+
+def expressions_of(statement: ast.FormulaStatement) -> tuple[ast.Expr, ...]:
+    """The expressions of one line of an algorithm."""
+    match statement:
+        case ast.SubjectTo():
+            return (statement.test,)
+        case ast.State():
+            return (statement.initial, statement.following)
+    return (statement.value,)
 
 
 def _collect(node: ast.Expr, found: set[str]) -> None:

@@ -173,6 +173,8 @@ def _binary(expr: ast.Binary, scope: Scope) -> Value:
         if left == (expr.op == "or"):
             return Value(left, "bool")
         return Value(truth(expr.right, scope), "bool")
+    if expr.op == "in":
+        return _member(expr, scope)
     left_value, right_value = evaluate(expr.left, scope), evaluate(expr.right, scope)
     if "secret" in (left_value.kind, right_value.kind):
         message = "a secret is opaque: it cannot be compared, joined or calculated with"
@@ -182,6 +184,13 @@ def _binary(expr: ast.Binary, scope: Scope) -> Value:
     if expr.op == "+" and left_value.kind == right_value.kind == "string":
         return Value(left_value.data + right_value.data, "string")
     return _arithmetic(expr, _number(expr.left, scope), _number(expr.right, scope))
+
+
+def _member(expr: ast.Binary, scope: Scope) -> Value:
+    left, right = evaluate(expr.left, scope), evaluate(expr.right, scope)
+    if right.kind != "list":
+        refuse("G205", f"`in` looks into a list, not {show(right)}", expr.right.span)
+    return Value(any(left.plain() == item.plain() for item in right.data), "bool")
 
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {

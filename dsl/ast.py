@@ -120,7 +120,7 @@ class Unary:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """`op` is one of `+ - * / ^ == != < <= > >= and or`."""
+    """`op` is one of `+ - * / ^ == != < <= > >= in and or`."""
 
     op: str
     left: Expr
@@ -283,6 +283,16 @@ class Let:
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """`state name = initial then following`: a number kept from update to update."""
+
+    name: Ident
+    initial: Expr
+    following: Expr
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """`log NAME = VALUE`"""
 
@@ -308,7 +318,7 @@ class SubjectTo:
     span: Span = _span()
 
 
-FormulaStatement = Let | Log | Objective | SubjectTo
+FormulaStatement = Let | State | Log | Objective | SubjectTo
 
 
 # --- declarations -----------------------------------------------------------------------------

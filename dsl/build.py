@@ -43,7 +43,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", '"': '"', "\\": "\\", "0": "\0"}
 _LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"or"}),
     frozenset({"and"}),
-    frozenset({"==", "!=", "<", "<=", ">", ">="}),
+    frozenset({"==", "!=", "<", "<=", ">", ">=", "in"}),
     frozenset({"+", "-"}),
     frozenset({"*", "/"}),
     frozenset({"^"}),
@@ -385,6 +385,11 @@ class Builder(Transformer[Token, Any]):
     def log(self, children: list[Any]) -> ast.Log:
         start, name, value = children
         return ast.Log(self._ident(name), value, self._span(start).to(value.span))
+
+    def memory(self, children: list[Any]) -> ast.State:
+        start, name, initial, following = children
+        span = self._span(start).to(following.span)
+        return ast.State(self._ident(name), initial, following, span)
 
     def objective(self, children: list[Any]) -> ast.Objective:
         goal, value = children

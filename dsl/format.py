@@ -156,5 +156,6 @@ def _space(before: _Token, token: _Token, unary: bool) -> bool:
     if "{" in (before.text, token.text) or "}" in (before.text, token.text):
         return not (before.text == "{" and token.text == "}")
     if token.kind == "open":
-        return not (before.kind in ("word", "close") and before.text not in _OPERATOR_WORDS)
+        called = before.kind in ("word", "close") and before.text not in _OPERATOR_WORDS
+        return before.kind != "open" and not called
     return before.kind != "open" and token.kind != "close"

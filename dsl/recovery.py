@@ -19,10 +19,10 @@ from grape.dsl.source import Source, Span
 _DECLARATIONS = ("use", "reward", "rubric", "algorithm", "pipeline")
 _STATEMENTS = (
     *("model", "data", "stage", "next", "repeat", "until", "every", "each", "if", "check"),
-    *("output", "let", "log", "maximize", "minimize", "subject", "category", "item"),
+    *("output", "let", "state", "log", "maximize", "minimize", "subject", "category", "item"),
 )
 _KEYWORDS = (*_DECLARATIONS, *_STATEMENTS)
-_NAMED = frozenset({"model", "data", "stage", "next", "let", "log", "reward", "item"})
+_NAMED = frozenset({"model", "data", "stage", "next", "let", "state", "log", "reward", "item"})
 
 _DECLARATION = re.compile(rf"^(?:{'|'.join(_DECLARATIONS)})[ \t]+[a-z_]", re.MULTILINE)
 _HEAD = re.compile(rf"[ \t]*(?:(?:{'|'.join(_KEYWORDS)})[ \t]+[A-Za-z_(\[0-9]|\}})")

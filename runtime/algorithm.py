@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grape.compiler.algorithms import goes_through_parts
 from grape.compiler.formula.infer import infer
 from grape.compiler.formula.ir import Formula, Scalar
 from grape.compiler.names import Refused
@@ -31,6 +32,8 @@ class Algorithm:
 
     declaration: ast.AlgorithmDecl
     formula: Formula
+    parted: bool = False
+    """Whether it goes through the parts of the reward, so that a batch with parts tells which."""
 
     @property
     def name(self) -> str:
@@ -43,8 +46,8 @@ class Algorithm:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The quantities it reads from a batch."""
-        return self.formula.needs
+        """The quantities it reads from a batch, and the ids it groups by besides `group`."""
+        return self.formula.needs | self.formula.index_sets
 
     @property
     def params(self) -> dict[str, Scalar]:
@@ -53,16 +56,37 @@ class Algorithm:
     def evaluate(self, batch: Mapping[str, Tensor]) -> Result:
         """Loss (a scalar to call `.backward()` on) and logs of a padded batch.
 
-        Token quantities are [S, T], sequence quantities [S], pair quantities [S/2] (sequences 2i
-        and 2i+1 are chosen and rejected of pair i), `mask` [S, T] bool, `group` [S] int. Raises
-        ValueError naming what is missing or has a wrong shape."""
-        return _compiled(self.formula).evaluate(batch)
+        Token and step quantities are [S, T], sequence quantities [S], pair quantities [S/2]
+        (sequences 2i and 2i+1 are chosen and rejected of pair i), vocabulary quantities
+        [S, T, V], `mask` [S, T] bool, `group` [S] int; where used, `step` [S, T], `tree` [S],
+        `cluster` [S] and `set` [S] int. Raises ValueError naming what is missing or has a wrong
+        shape."""
+        if not self.parted:
+            return _compiled(self.formula).evaluate(batch)
+        heads = {name: name.partition(".")[::2] for name in batch}
+        parts = frozenset(part for head, part in heads.values() if head == "reward" and part)
+        judged = frozenset(name for name, (head, part) in heads.items() if head in _JUDGED and part)
+        return _compiled(_with_parts(self.declaration, self.formula, parts, judged)).evaluate(batch)
 
-    def explain(self) -> str:
-        """Its mathematics, the level of each line, what it needs, and its coupling."""
+    def explain(self, *, latex: bool = False) -> str:
+        """Its mathematics, the level of each line, what it needs, its coupling and its cost; with
+        `latex` the mathematics alone."""
         from grape.compiler.formula.explain import explain
 
-        return explain(self.declaration, self.formula)
+        return explain(self.declaration, self.formula, latex=latex)
+
+
+_JUDGED = ("confidence", "applies", "weight")
+
+
+@cache
+def _with_parts(
+    declaration: ast.AlgorithmDecl, formula: Formula, parts: frozenset[str], judged: frozenset[str]
+) -> Formula:
+    found, findings = infer(declaration, dict(formula.params), parts=parts, judged=judged)
+    if found is None:
+        raise ValueError("; ".join(finding.message for finding in findings))
+    return found
 
 
 @cache
@@ -110,7 +134,7 @@ def bind(declaration: ast.AlgorithmDecl, params: Mapping[str, Scalar]) -> Algori
     formula, findings = infer(declaration, {name: value.plain() for name, value in found.items()})
     if formula is None:
         raise ValueError("; ".join(finding.message for finding in findings))
-    return Algorithm(declaration, formula)
+    return Algorithm(declaration, formula, goes_through_parts(declaration))
 
 
 def _literal(value: Scalar, span: Span) -> ast.Expr:

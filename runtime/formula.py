@@ -1,14 +1,14 @@
 """A `Formula` as a torch.fx graph over flat tensors, and its value on a batch.
 
-Token quantities are [N], sequence quantities [S], pair quantities [S/2], batch quantities
-scalars; `Layout` says how they nest. The graph broadcasts by gathering and reduces by scattering,
-so padding never exists and needs no mask.
+Vocabulary quantities are [N, V], token quantities [N], sequence quantities [S], pair quantities
+[S/2], batch quantities scalars; `Layout` says how they nest. The graph broadcasts by gathering and
+reduces by scattering, so padding never exists and needs no mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -17,8 +17,8 @@ from torch import Tensor, fx
 from torch.nn.functional import logsigmoid
 
 from grape.compiler.formula.ir import Formula, Term
-from grape.compiler.formula.levels import Level, covers
-from grape.compiler.formula.quantities import QUANTITIES
+from grape.compiler.formula.levels import SUBGROUPS, Level, covers
+from grape.compiler.formula.quantities import level_of as level_of
 from grape.compiler.formula.terms import reaching
 from grape.runtime import segments
 from grape.runtime.layout import Layout
@@ -43,12 +43,20 @@ def _number(x: Any) -> Any:
     return x * 1.0 if isinstance(x, Tensor) and x.dtype == torch.bool else x
 
 
+def _add(left: Any, right: Any) -> Any:
+    return _number(left) + _number(right)
+
+
 def _sub(left: Any, right: Any) -> Any:
     return _number(left) - _number(right)
 
 
 def _neg(x: Any) -> Any:
     return -_number(x)
+
+
+def _abs(x: Any) -> Any:
+    return abs(_number(x))
 
 
 def _detach(x: Tensor) -> Tensor:
@@ -63,7 +71,7 @@ def _clamp(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
 
 
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
-    "add": torch.add,
+    "add": _add,
     "sub": _sub,
     "mul": torch.mul,
     "div": torch.div,
@@ -82,7 +90,7 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "exp": torch.exp,
     "log": torch.log,
     "log1p": torch.log1p,
-    "abs": torch.abs,
+    "abs": _abs,
     "sqrt": torch.sqrt,
     "sigmoid": torch.sigmoid,
     "log_sigmoid": logsigmoid,
@@ -97,10 +105,14 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`loss` is a scalar to minimise; `logs` are numbers."""
+    """`loss` is a scalar to minimise; `logs` are numbers. `constraints` are `subject to` values
+    less their bounds: kept where they are not positive. `state` is what the algorithm remembers
+    for the next batch: put each of its numbers into that batch as `state.NAME`."""
 
     loss: Tensor
     logs: dict[str, float]
+    constraints: tuple[Tensor, ...] = ()
+    state: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +125,17 @@ class Compiled:
     """Placeholders in order: quantities, then `FINE_to_COARSE` index tensors and `num_LEVEL`."""
 
     def _run(self, values: Mapping[str, Tensor], layout: Layout) -> tuple[Tensor, ...]:
-        args = [argument(name, values, layout) for name in self.inputs]
+        args = [argument(name, self.remembered(values), layout) for name in self.inputs]
         outputs: tuple[Tensor, ...] = self.graph_module(*args)
         return outputs
+
+    def remembered(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The values with the first number of every state that they do not hold."""
+        memory = self.formula.memory
+        start = {
+            f"state.{name}": torch.tensor(first, dtype=torch.float64) for name, first, _ in memory
+        }
+        return {**start, **values} if start else values
 
     def loss(self, values: Mapping[str, Tensor], layout: Layout) -> Tensor:
         """The scalar that is minimised, with its gradient."""
@@ -131,7 +151,21 @@ class Compiled:
         """Every `log` of the formula on the whole batch."""
         outputs = self._run(values, layout)[1:]
         names = [name for name, _ in self.formula.logs]
-        return {name: float(output) for name, output in zip(names, outputs, strict=True)}
+        return {name: float(output) for name, output in zip(names, outputs, strict=False)}
+
+    def constraints(self, values: Mapping[str, Tensor], layout: Layout) -> tuple[Tensor, ...]:
+        """For each `subject to E <= NUMBER`, E less the number, with its gradient."""
+        start = 1 + len(self.formula.logs)
+        bounds = [bound for _, bound in self.formula.constraints]
+        outputs = self._run(values, layout)[start : start + len(bounds)]
+        return tuple(output - bound for output, bound in zip(outputs, bounds, strict=True))
+
+    @torch.no_grad()
+    def next_state(self, values: Mapping[str, Tensor], layout: Layout) -> dict[str, float]:
+        """What every `state` becomes after this batch, on the whole batch; changes nothing."""
+        memory = self.formula.memory
+        outputs = self._run(values, layout)[len(self.formula.roots) - len(memory) :]
+        return {name: float(output) for (name, _, _), output in zip(memory, outputs, strict=True)}
 
     def idle(self, values: Mapping[str, Tensor], layout: Layout) -> Tensor:
         """Bool [S]: the sequences whose live values provably touch neither the loss nor any
@@ -143,42 +177,61 @@ class Compiled:
         return idle(self.formula, values, layout)
 
     def evaluate(self, batch: Mapping[str, Tensor]) -> Result:
-        """Loss and logs of a padded batch: token quantities [S, T], sequence quantities [S], pair
-        quantities [S/2], `mask` [S, T] and `group` [S].
+        """Loss and logs of a padded batch: token and step quantities [S, T], sequence quantities
+        [S], pair quantities [S/2], vocabulary quantities [S, T, V], `mask` [S, T] and `group` [S],
+        and `step` [S, T], `tree` [S], `cluster` [S], `set` [S] where they are used.
 
         Raises ValueError naming what the batch lacks or what has a wrong shape."""
         layout, values = flatten(self.formula, batch)
-        return Result(self.loss(values, layout), self.logs(values, layout))
+        return Result(
+            self.loss(values, layout),
+            self.logs(values, layout),
+            self.constraints(values, layout) if self.formula.constraints else (),
+            self.next_state(values, layout) if self.formula.memory else {},
+        )
 
 
 def flatten(formula: Formula, batch: Mapping[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
     """A padded batch as a layout and flat tensors."""
-    missing = sorted(({"mask", "group"} | formula.needs) - set(batch))
+    sets = formula.index_sets
+    missing = sorted(({"mask", "group"} | sets | formula.needs) - set(batch))
     if missing:
         raise ValueError(f"`{formula.name}` also needs {', '.join(missing)} in the batch")
     mask = batch["mask"].bool()
-    layout = Layout.from_mask(mask, batch["group"], formula.on == "Preferences")
-    values = {}
-    for name in formula.needs:
-        level = level_of(name)
-        value = batch[name]
-        wanted = {
-            Level.TOKEN: tuple(mask.shape),
-            Level.SEQUENCE: (mask.shape[0],),
-            Level.PAIR: (mask.shape[0] // 2,),
-            Level.BATCH: (),
-        }[level]
-        if tuple(value.shape) != wanted:
-            raise ValueError(
-                f"`{name}` is one per {level}: its shape is {list(wanted)}, not {list(value.shape)}"
-            )
-        values[name] = value[mask] if level is Level.TOKEN else value
-    return layout, values
+    layout = Layout.from_mask(
+        mask,
+        batch["group"],
+        formula.on == "Preferences",
+        steps=batch["step"] if "step" in sets else None,
+        subgroups={level: batch[level.value] for level in SUBGROUPS if level.value in sets},
+    )
+    values = {name: _flat(name, batch[name], mask, layout) for name in formula.needs}
+    kept = {name: value for name, value in batch.items() if name.startswith("state.")}
+    return layout, {**values, **kept}
 
 
-def level_of(name: str) -> Level:
-    """The level of a quantity; `reward.PART` is a sequence quantity."""
-    return Level.SEQUENCE if name.startswith("reward.") else QUANTITIES[name].level
+def _flat(name: str, value: Tensor, mask: Tensor, layout: Layout) -> Tensor:
+    level = level_of(name)
+    shape = tuple(mask.shape)
+    wanted = {
+        Level.SEQUENCE: shape[:1],
+        Level.PAIR: (shape[0] // 2,),
+        Level.BATCH: (),
+    }.get(level, shape)
+    found = tuple(value.shape)[:-1] if level is Level.VOCAB else tuple(value.shape)
+    if found != wanted:
+        shown = [*wanted, "V"] if level is Level.VOCAB else list(wanted)
+        raise ValueError(
+            f"`{name}` is one per {level}: its shape is {shown}, not {list(value.shape)}"
+        )
+    if not value.is_floating_point():
+        value = value.double()
+    if level in (Level.VOCAB, Level.TOKEN):
+        return value[mask]
+    if level is Level.STEP:  # the value at any token of the step
+        step = layout.index(Level.TOKEN, Level.STEP)
+        return value.new_zeros(layout.size(Level.STEP)).index_copy(0, step, value[mask])
+    return value
 
 
 def argument(name: str, values: Mapping[str, Tensor], layout: Layout) -> Tensor | int:
@@ -194,6 +247,8 @@ def argument(name: str, values: Mapping[str, Tensor], layout: Layout) -> Tensor 
         return layout.token_index.double()
     if name == "active":
         return torch.ones_like(layout.token_index).double()
+    if name == "step_index":
+        return layout.step_index.double()
     return values[name]
 
 
@@ -241,10 +296,14 @@ class _Lowering:
             return self._input(str(term.attr("name")))
         if term.op == "reduce":
             return self._reduce(term)
+        if term.op in ("rank", "widest"):
+            return self._within(term)
         if term.op in ("chosen", "rejected"):
             side = 0 if term.op == "chosen" else 1
             return self.graph.call_function(segments.side, (self.nodes[term.args[0]], side))
-        if term.op in ("at_end", "shift", "cumsum", "reverse_cumsum"):
+        if term.op == "gae":
+            return self._gae(term)
+        if term.op in segments.ALONG:
             return self._along(term)
         args = tuple(self._operand(arg, term.level) for arg in term.args)
         return self.graph.call_function(_ELEMENTWISE[term.op], args)
@@ -255,28 +314,63 @@ class _Lowering:
         source = self.formula.terms[index].level
         if not isinstance(node, fx.Node) or source in (level, Level.BATCH):
             return node
+        if level is Level.VOCAB:
+            token = self._operand(index, Level.TOKEN)
+            return self.graph.call_function(torch.unsqueeze, (token, -1))
         index_node = self._input(f"{level}_to_{source}")
         return self.graph.call_function(segments.gather, (node, index_node))
 
-    def _reduce(self, term: Term) -> fx.Node:
+    def _items(self, term: Term, target: Level) -> tuple[Any, Any, Any]:
+        """The first operand as a flat tensor, the segment of each value, how many there are."""
         source = self.formula.terms[term.args[0]].level
-        kind = str(term.attr("kind"))
-        options: dict[str, Any] = {"ddof": int(term.attr("ddof"))} if kind in ("std", "var") else {}
-        args = (
-            self.nodes[term.args[0]],
-            self._input(f"{source}_to_{term.level}"),
-            self._input(f"num_{term.level}"),
-        )
-        node = self.graph.call_function(segments.REDUCTIONS[kind], args, options)
+        node: Any = self.nodes[term.args[0]]
+        size = self._input(f"num_{target}")
+        if source is not Level.VOCAB:
+            return node, self._input(f"{source}_to_{target}"), size
+        index = None if target is Level.TOKEN else self._input(f"token_to_{target}")
+        segment = self.graph.call_function(segments.vocab_index, (index, node))
+        return self.graph.call_function(torch.flatten, (node,)), segment, size
+
+    def _reduce(self, term: Term) -> fx.Node:
+        attrs = dict(term.attrs)
+        kind = str(attrs["kind"])
+        options: dict[str, Any] = {"ddof": int(attrs["ddof"])} if "ddof" in attrs else {}
+        value, segment, size = self._items(term, term.level)
+        args: tuple[Any, ...] = (value, segment, size)
+        function = segments.REDUCTIONS[kind]
+        if len(term.args) > 1:
+            level = self.formula.terms[term.args[0]].level
+            test = self._operand(term.args[1], level)
+            function, args = segments.where, (kind, value, test, segment, size)
+        node = self.graph.call_function(function, args, options)
+        if "singleton" in attrs:
+            args = (node, segment, size, float(attrs["singleton"]))
+            node = self.graph.call_function(segments.singleton, args)
         if term.level is Level.BATCH:
             return self.graph.call_function(torch.squeeze, (node,))
         return node
 
-    def _along(self, term: Term) -> fx.Node:
+    def _within(self, term: Term) -> fx.Node:
+        extra = (int(term.attr("keep")),) if term.op == "widest" else ()
+        args = (*self._items(term, Level(str(term.attr("per")))), *extra)
+        node = self.graph.call_function(getattr(segments, term.op), args)
+        if term.level is Level.VOCAB:
+            like = self.nodes[term.args[0]]
+            return self.graph.call_function(torch.Tensor.view_as, (node, like))
+        return node
+
+    def _gae(self, term: Term) -> fx.Node:
+        reward, value = (self._operand(arg, Level.TOKEN) for arg in term.args)
         sequence = self._input("token_to_sequence")
+        args = (reward, value, sequence, float(term.attr("gamma")), float(term.attr("lam")))
+        return self.graph.call_function(segments.gae, args)
+
+    def _along(self, term: Term) -> fx.Node:
+        per = str(term.attr("per")) if term.op == "at_end" else "sequence"
         value = self._operand(term.args[0], Level.TOKEN)
         extra = (int(term.attr("by")),) if term.op == "shift" else ()
-        return self.graph.call_function(segments.ALONG[term.op], (value, sequence, *extra))
+        args = (value, self._input(f"token_to_{per}"), *extra)
+        return self.graph.call_function(segments.ALONG[term.op], args)
 
 
 def compile_formula(formula: Formula) -> Compiled:
@@ -286,8 +380,7 @@ def compile_formula(formula: Formula) -> Compiled:
             operand = formula.terms[arg].level
             wider = term.op in ("reduce", "chosen", "rejected")
             assert wider or covers(term.level, operand), (term, operand)
-    roots = (formula.objective, *(index for _, index in formula.logs))
-    return Compiled(formula, *lower_terms(formula, roots))
+    return Compiled(formula, *lower_terms(formula, formula.roots))
 
 
 @cache

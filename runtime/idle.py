@@ -16,7 +16,8 @@ from torch import Tensor
 
 from grape.compiler.formula.functions import ALONG_TOKENS
 from grape.compiler.formula.ir import Formula, Term
-from grape.compiler.formula.levels import Level, covers
+from grape.compiler.formula.levels import Level, covers, meet
+from grape.compiler.formula.quantities import QUANTITIES
 from grape.runtime.formula import argument, lower_terms
 from grape.runtime.layout import Layout
 
@@ -49,7 +50,8 @@ def _known(formula: Formula, given: frozenset[str]) -> dict[int, Term]:
     for index, term in enumerate(formula.terms):
         if term.op == "input":
             name = str(term.attr("name"))
-            fits = not term.live and (name in given or name not in formula.needs)
+            derived = name in QUANTITIES and QUANTITIES[name].derived
+            fits = not term.live and (name in given or derived)
         else:
             fits = all(arg in known for arg in term.args)
         if fits:
@@ -80,7 +82,14 @@ def _zeros(
 
 
 def _spread(mask: Tensor, level: Level, layout: Layout) -> Tensor:
-    return mask.to(layout.device).expand(layout.size(level)).clone()
+    """A mask of an item each; a token stands for all its vocabulary entries."""
+    if level is Level.VOCAB and mask.dim() == 2:
+        mask = mask.all(-1)
+    return mask.to(layout.device).expand(layout.size(_coarse(level))).clone()
+
+
+def _coarse(level: Level) -> Level:
+    return Level.TOKEN if level is Level.VOCAB else level
 
 
 def _zero(
@@ -106,9 +115,13 @@ def _zero(
         return ~_gather(rows, Level.SEQUENCE, term.level, layout)
     if term.op in _KEEPS_ZERO or term.op == "div":
         return at(0)
-    if term.op == "reduce" and term.attr("kind") in _ZERO_KINDS:
+    single = "singleton" in dict(term.attrs)
+    if term.op == "reduce" and term.attr("kind") in _ZERO_KINDS and not single:
         level = formula.terms[term.args[0]].level
-        return ~_any(~zeros[term.args[0]], level, term.level, layout)
+        counts = ~zeros[term.args[0]]
+        if len(term.args) > 1:
+            counts = counts & ~_left_out(formula, term, known, zeros, layout)
+        return ~_any(counts, level, term.level, layout)
     return nowhere
 
 
@@ -127,14 +140,34 @@ def _reached(
                 continue
             source = formula.terms[arg].level
             passed = here & ~_blocked(formula, term, position, known, zero, layout)
-            if term.op in ALONG_TOKENS:
-                rows = _any(passed, term.level, Level.SEQUENCE, layout)
-                passed = _gather(rows, Level.SEQUENCE, term.level, layout)
+            spread = _spreads(term)
+            if spread is not None:
+                rows = _any(passed, term.level, spread, layout)
+                passed = _gather(rows, spread, term.level, layout)
             arrived = _any(passed, term.level, source, layout)
+            if term.op == "reduce" and position == 0 and len(term.args) > 1:
+                arrived = arrived & ~_left_out(formula, term, known, zero, layout)
             if term.op in ("chosen", "rejected"):
                 arrived[1 if term.op == "chosen" else 0 :: 2] = False
             reached[arg] = reached[arg] | arrived if arg in reached else arrived
     return reached
+
+
+def _left_out(
+    formula: Formula, term: Term, known: Mapping[int, Term], zero: list[Tensor], layout: Layout
+) -> Tensor:
+    """The items that the `where` of a reduction leaves out for certain."""
+    test, value = term.args[1], formula.terms[term.args[0]]
+    if test not in known:
+        return torch.zeros((), dtype=torch.bool, device=layout.device)
+    return _gather(zero[test], formula.terms[test].level, value.level, layout)
+
+
+def _spreads(term: Term) -> Level | None:
+    """The level within which every value of the operand can matter to every one of the term."""
+    if term.op in ALONG_TOKENS or term.op == "gae":
+        return Level.SEQUENCE
+    return Level(str(term.attr("per"))) if term.op in ("rank", "widest") else None
 
 
 def _blocked(
@@ -164,14 +197,20 @@ def _blocked(
 
 def _gather(mask: Tensor, level: Level, target: Level, layout: Layout) -> Tensor:
     """A mask of a coarser level at a finer one."""
+    level, target = _coarse(level), _coarse(target)
     return mask if level is target else mask[layout.index(target, level)]
 
 
 def _any(mask: Tensor, level: Level, target: Level, layout: Layout) -> Tensor:
-    """A mask at another level: to a coarser one by `any`, to a finer one by copying."""
+    """A mask at another level: to a coarser one by `any`, to a finer one by copying, to one
+    beside it by way of what both are made of."""
+    level, target = _coarse(level), _coarse(target)
     if level is target:
         return mask
-    if not covers(level, target):
+    if covers(target, level):
         return _gather(mask, level, target, layout)
+    if not covers(level, target):
+        both = meet(level, target)
+        return _any(_gather(mask, level, both, layout), both, target, layout)
     counted = torch.zeros(layout.size(target), dtype=torch.long, device=layout.device)
     return counted.index_add(0, layout.index(level, target), mask.long()) > 0

@@ -113,8 +113,71 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+def where(
+    kind: str, x: Tensor, keep: Tensor | bool, index: Tensor, size: int, **options: int
+) -> Tensor:
+    """A reduction of the items that `keep` chooses; zero where it chooses none."""
+    test = torch.as_tensor(keep, device=index.device)
+    if test.dim() == 2:  # one per vocabulary entry, or per token for all of its entries
+        test = test.expand(-1, len(index) // len(test)).flatten()
+    chosen = test.expand(index.shape) != 0
+    found: Tensor = REDUCTIONS[kind](x[chosen], index[chosen], size, **options)
+    return found
+
+
+def singleton(x: Tensor, index: Tensor, size: int, instead: float) -> Tensor:
+    """A reduced value, or `instead` where the segment has one item."""
+    alone = torch.bincount(index, minlength=size) == 1
+    return torch.where(alone, torch.full_like(x, instead), x)
+
+
+def vocab_index(index: Tensor | None, like: Tensor) -> Tensor:
+    """The segment of each entry of [N, V], from the one of each token; without an index, the
+    token."""
+    tokens, entries = like.shape
+    if index is None:
+        index = torch.arange(tokens, device=like.device)
+    return index.repeat_interleave(entries)
+
+
+def rank(x: Tensor, index: Tensor, size: int) -> Tensor:
+    """The place of each value in its segment, from 1 for the smallest; equal values share the
+    lowest."""
+    by_value = torch.argsort(x, stable=True)
+    order = by_value[torch.argsort(index[by_value], stable=True)]
+    count = torch.bincount(index, minlength=size)
+    start = torch.cumsum(count, 0) - count
+    values, segment = x[order], index[order]
+    place = torch.arange(len(x), device=x.device) - start[segment]
+    new = torch.ones_like(place, dtype=torch.bool)
+    new[1:] = (values[1:] != values[:-1]) | (segment[1:] != segment[:-1])
+    first = torch.cummax(torch.where(new, torch.arange(len(x), device=x.device), 0), 0).values
+    shared = place[first] if len(x) else place
+    return torch.empty_like(place).index_copy(0, order, shared + 1).double()
+
+
+def widest(x: Tensor, index: Tensor, size: int, keep: int) -> Tensor:
+    """Which `keep` items of each segment have the largest variance; all, where there are fewer.
+
+    The best choice is always some of the smallest and the rest of the largest."""
+    chosen = torch.zeros_like(index, dtype=torch.bool)
+    for segment in range(size):
+        members = (index == segment).nonzero().squeeze(1)
+        ordered = members[torch.argsort(x[members], stable=True)]
+        if len(ordered) <= keep:
+            chosen[ordered] = True
+            continue
+        tries = [
+            torch.cat([ordered[:low], ordered[len(ordered) - keep + low :]])
+            for low in range(keep + 1)
+        ]
+        spread = torch.stack([x[some].var(correction=0) for some in tries])
+        chosen[tries[int(spread.argmax())]] = True
+    return chosen
+
+
 def at_end(x: Tensor, sequence: Tensor) -> Tensor:
-    """A token value on the last token of its sequence, zero elsewhere."""
+    """A token value on the last token of its sequence or step, zero elsewhere."""
     following = torch.cat([sequence[1:], sequence.new_full((1,), -1)])
     return torch.where(sequence != following, x, torch.zeros_like(x))
 
@@ -139,6 +202,34 @@ def reverse_cumsum(x: Tensor, sequence: Tensor) -> Tensor:
     """Sum of a sequence's values from each token on."""
     size = int(sequence[-1]) + 1 if len(sequence) else 0
     return total(x, sequence, size)[sequence] - cumsum(x, sequence) + x
+
+
+def gae(
+    reward: Tensor | float, value: Tensor | float, sequence: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """Generalised advantage estimates of token rewards and values, all [N]; the value after the
+    last token is zero. Only tokens that count are there, so the estimate passes over all others.
+    """
+    reward, value = (
+        _number(torch.broadcast_to(torch.as_tensor(x, device=sequence.device), sequence.shape))
+        for x in (reward, value)
+    )
+    count = torch.bincount(sequence)
+    width = int(count.max()) if len(count) else 0
+    first = torch.cumsum(count, 0) - count
+    column = torch.arange(len(sequence), device=sequence.device) - first[sequence]
+    column = column + (width - count)[sequence]  # all sequences end in the last column
+    gained, held = (x.new_zeros(len(count), width) for x in (reward, value))
+    gained[sequence, column], held[sequence, column] = reward, value
+    running = following = torch.zeros(len(count), dtype=held.dtype, device=held.device)
+    found = []
+    for at in reversed(range(width)):
+        running = gained[:, at] + gamma * following - held[:, at] + gamma * lam * running
+        following = held[:, at]
+        found.append(running)
+    if not found:
+        return reward
+    return torch.stack(found[::-1], 1)[sequence, column]
 
 
 ALONG: dict[str, Callable[..., Any]] = {

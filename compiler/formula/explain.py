@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
+from grape.compiler.formula.infer import line_levels
 from grape.compiler.formula.ir import Formula
 from grape.compiler.formula.levels import Level
+from grape.compiler.formula.mathematics import Writer
+from grape.compiler.formula.quantities import QUANTITIES, TRAINED
 from grape.dsl import ast
 
-_SYMBOLS = {"<=": "≤", ">=": "≥", "!=": "≠", "*": "·", "and": "∧", "or": "∨"}
-_NAMES = {
-    "logp": "log π",
-    "old_logp": "log π_old",
-    "ref_logp": "log π_ref",
-    "teacher_logp": "log π_teacher",
-    "behavior_logp": "log π_behavior",
-    "entropy": "H",
-    "beta": "β",
-    "clip": "ε",
-    "gamma": "γ",
-    "tau": "τ",
-}
-_BINDING = {"or": 1, "and": 2, "+": 4, "-": 4, "*": 5, "/": 5, "^": 7}
-_PASSES = {
-    "old_logp": "log-probs of the policy before the update (free when each batch is used once)",
-    "ref_logp": "a forward pass of the reference model",
-    "teacher_logp": "a forward pass of the teacher",
-    "entropy": "the entropy of every token",
-}
+_FORWARD, _BACKWARD = 1, 2
+"""Cost of a pass of the model over a token; a backward pass costs twice a forward one."""
 _COUPLING = {
-    Level.TOKEN: "token: any two tokens can be in different micro-batches",
+    Level.TOKEN: "token: any two sequences can be in different micro-batches",
     Level.SEQUENCE: "sequence: a completion stays whole",
     Level.PAIR: "pair: chosen and rejected stay together",
     Level.GROUP: "group: the completions of a prompt stay together",
@@ -35,72 +23,111 @@ _COUPLING = {
 }
 
 
-def explain(declaration: ast.AlgorithmDecl, formula: Formula) -> str:
-    """The document that `grape explain NAME` prints."""
-    params = ", ".join(f"{name} = {value}" for name, value in formula.params)
-    lines = [f"{formula.name}({params}) on {formula.on}", ""]
+def explain(declaration: ast.AlgorithmDecl, formula: Formula, *, latex: bool = False) -> str:
+    """The document that `grape explain NAME` prints; with `latex` its formulas alone, as LaTeX."""
+    params = dict(formula.params)
+    writer = Writer(params, latex)
+    lines = [_line(writer, line) for line in declaration.body]
+    if latex:
+        rows = " \\\\\n".join(f"  {head} &{text}" for head, text in lines)
+        return f"\\begin{{align*}}\n{rows}\n\\end{{align*}}"
+    levels = line_levels(declaration, params)
+    texts = [f"{head}{text}" for head, text in lines]
+    width = min(72, max(len(text) for text in texts))
+    listed = ", ".join(f"{name} = {value}" for name, value in formula.params)
+    shown = [f"{formula.name}({listed}) on {formula.on}", ""]
     if declaration.doc:
-        lines += [declaration.doc, ""]
-    for line in declaration.body:
-        lines.append("  " + _line(line))
-    forward = ["log-probs of the policy, with gradient"]
-    forward += [text for name, text in _PASSES.items() if name in formula.needs]
-    lines += ["", f"needs     {', '.join(sorted(formula.needs))}"]
-    lines += [f"forwards  {'; '.join(forward)}"]
-    lines += [f"coupling  {_COUPLING[formula.coupling]}"]
-    return "\n".join(lines)
+        shown += [declaration.doc, ""]
+    shown += [
+        f"  {text:<{width}}  {level or ''}".rstrip()
+        for text, level in zip(texts, levels, strict=True)
+    ]
+    return "\n".join([*shown, "", *_facts(formula)])
 
 
-def _line(line: ast.FormulaStatement) -> str:
+def table(algorithms: Iterable[tuple[ast.AlgorithmDecl, Formula]]) -> str:
+    """The library as a Markdown document: name, batch, what it reads, first sentence."""
+    rows = [
+        f"| `{formula.name}` | {formula.on} | {_reads(formula)} | {_first(declaration.doc or '')} |"
+        for declaration, formula in algorithms
+    ]
+    head = [
+        "# The library of algorithms",
+        "",
+        "`grape explain algorithms` prints this page, and `grape explain NAME` one algorithm. "
+        "Besides `logp`, `mask` and `group`, an algorithm reads with its default parameters:",
+        "",
+        "| algorithm | on | reads | |",
+        "| --- | --- | --- | --- |",
+    ]
+    return "\n".join([*head, *rows])
+
+
+def _reads(formula: Formula) -> str:
+    names = sorted((formula.needs | formula.index_sets) - {"logp"})
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _first(doc: str) -> str:
+    """The first sentence; a point inside brackets or after an initial ends none."""
+    text = " ".join(doc.split())
+    outside = re.sub(r"\([^)]*\)", lambda match: "·" * len(match[0]), text)
+    end = re.search(r"(?<!Dr)\. |$", outside)
+    assert end is not None
+    return text[: end.start()].rstrip(".") + "."
+
+
+def _facts(formula: Formula) -> list[str]:
+    passes, cost = _passes(formula)
+    facts = [
+        f"needs     {', '.join(sorted(formula.needs | formula.index_sets))}",
+        f"forwards  {'; '.join(passes)}",
+        f"coupling  {_COUPLING[formula.coupling]}",
+        f"cost      {cost:.2f} times supervised fine-tuning per token, sampling apart",
+    ]
+    if formula.memory:
+        kept = ", ".join(f"{name} (from {first:g})" for name, first, _ in formula.memory)
+        facts.append(f"memory    {kept}")
+    if formula.constraints:
+        facts.append("solver    a constrained step: `natural_gradient` or `penalty`")
+    brought = sorted(name for name in formula.needs if name not in TRAINED and name in QUANTITIES)
+    facts += [f"supplied  `{name}`: {QUANTITIES[name].meaning}" for name in brought]
+    return facts
+
+
+def _passes(formula: Formula) -> tuple[list[str], float]:
+    """What runs forward, and the cost of a token relative to a forward and a backward pass."""
+    needs, cost = formula.needs, _FORWARD + _BACKWARD
+    passes = ["the policy, with gradient"]
+    for prefix, text in (
+        ("old", "the policy before the update (none where each batch is used once)"),
+        ("ref", "the reference"),
+        ("teacher", "the teacher, counted as large as the policy"),
+    ):
+        if needs & {f"{prefix}_logp", f"{prefix}_logp_all"}:
+            passes.append(text)
+            cost += 0 if prefix == "old" else _FORWARD
+    if formula.coupling is Level.BATCH:
+        passes.append("the policy, without gradient, for the values of the whole batch")
+        cost += _FORWARD
+    return passes, cost / (_FORWARD + _BACKWARD)
+
+
+def _line(writer: Writer, line: ast.FormulaStatement) -> tuple[str, str]:
+    """The name or keyword of a line, and the rest of it."""
     match line:
         case ast.Let():
-            return f"{line.name.name} = {mathematics(line.value)}"
+            return f"{writer.name(line.name.name)} ", f"= {writer.write(line.value)}"
+        case ast.State():
+            first, following = writer.write(line.initial), writer.write(line.following)
+            arrow = r"\;\mapsto\;" if writer.latex else "↦"
+            return f"{writer.name(line.name.name)} ", f"= {first} {arrow} {following}"
         case ast.Log():
-            return f"log {line.name.name} = {mathematics(line.value)}"
+            head = r"\text{log } " if writer.latex else "log "
+            return f"{head}{writer.name(line.name.name)} ", f"= {writer.write(line.value)}"
         case ast.Objective():
-            return f"{line.goal} {mathematics(line.value)}"
+            head = rf"\{line.goal[:3]} \;" if writer.latex else f"{line.goal} "
+            return head, writer.write(line.value)
         case ast.SubjectTo():
-            return f"subject to {mathematics(line.test)}"
-
-
-def mathematics(node: ast.Expr, binding: int = 0) -> str:
-    """An expression in Unicode mathematics."""
-    match node:
-        case ast.Number():
-            return f"{node.value:g}"
-        case ast.Bool():
-            return str(node.value).lower()
-        case ast.Name():
-            return _NAMES.get(node.name, node.name)
-        case ast.Member():
-            return f"{mathematics(node.value)}.{node.name.name}"
-        case ast.Unary():
-            inner = mathematics(node.operand, 6)
-            return f"¬{inner}" if node.op == "not" else f"−{inner}"
-        case ast.Binary():
-            own = _BINDING.get(node.op, 3)
-            op = _SYMBOLS.get(node.op, node.op)
-            left = mathematics(node.left, own)
-            right = mathematics(node.right, own + 1)
-            text = f"{left}^{right}" if op == "^" else f"{left} {op} {right}"
-            return f"({text})" if own < binding else text
-        case ast.Conditional():
-            parts = [mathematics(part) for part in (node.test, node.yes, node.no)]
-            return f"({parts[1]} if {parts[0]}, else {parts[2]})"
-        case ast.Call():
-            return _call(node)
-    return "…"
-
-
-def _call(node: ast.Call) -> str:
-    name = node.function.name if isinstance(node.function, ast.Name) else "…"
-    if name == "log_sigmoid":
-        name = "log σ"
-    elif name == "sigmoid":
-        name = "σ"
-    args = [mathematics(arg.value) for arg in node.args]
-    level = next((arg.per.name for arg in node.args if arg.per), None)
-    if level is None:
-        return f"|{args[0]}|" if name == "abs" else f"{name}({', '.join(args)})"
-    shown = "Σ" if name == "sum" else name
-    return f"{shown}_{level}[{args[0]}]"
+            head = r"\text{s.t.} \;" if writer.latex else "subject to "
+            return head, writer.write(line.test)

@@ -11,17 +11,35 @@ EXTREMES = {"min": "minimum", "max": "maximum"}
 """Without `per`, the smaller or larger of two or more values."""
 
 REDUCTIONS = frozenset(["mean", "sum", "max", "min", "std", "var", "median", "count", "any", "all"])
-"""`F(x per LEVEL)`."""
+"""`F(x per LEVEL)`, one number per item of LEVEL; `where = TEST` leaves items out."""
+
+WITHIN = frozenset(["rank", "widest"])
+"""`F(x per LEVEL)`, one number per x: its place, or whether it is chosen, among those of LEVEL."""
 
 LINEAR_REDUCTIONS = frozenset({"mean", "sum", "count"})
+
+OPTIONS = {
+    "std": ("where", "ddof", "singleton"),
+    "var": ("where", "ddof", "singleton"),
+    "mean": ("where", "singleton"),
+    "rank": (),
+    "widest": ("keep",),
+}
+"""Named arguments of a reduction; the others have `where` alone."""
 
 ALONG_TOKENS = frozenset({"at_end", "shift", "cumsum", "reverse_cumsum"})
 
 SIDES = frozenset({"chosen", "rejected"})
 
-NOT_YET = frozenset({"gae", "rank"})
-
-NAMES = ELEMENTWISE | set(EXTREMES) | REDUCTIONS | ALONG_TOKENS | SIDES | NOT_YET | {"clamp"}
+NAMES = (
+    ELEMENTWISE
+    | set(EXTREMES)
+    | REDUCTIONS
+    | WITHIN
+    | ALONG_TOKENS
+    | SIDES
+    | {"clamp", "gae", "sum_of_parts"}
+)
 
 BINARY = {
     "+": "add",

@@ -11,8 +11,11 @@ hash-consed: equal work appears once. The whole formula is plain JSON, so that a
     where                              if a then b else c
     exp log log1p abs sqrt sigmoid log_sigmoid tanh sign minimum maximum clamp
     detach                             the value without its gradient
-    reduce      kind, ddof             `mean(x per LEVEL)`: to the level of the node
+    reduce      kind, ddof, singleton  `mean(x per LEVEL)`: to the level of the node; a second
+                                       operand is the test of `where`
+    rank widest per, keep              among the items of `per`; the level of x
     at_end shift cumsum reverse_cumsum gae chosen rejected
+    impossible                         constants that have no value, in a branch nobody takes
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grape.compiler.formula.levels import Level
+from grape.compiler.formula.levels import SUBGROUPS, Level
 
 Scalar = float | int | bool | str
 
@@ -64,7 +67,32 @@ class Formula:
     """Demand: the names of the batch quantities that the objective or a log mentions."""
     coupling: Level
     """The level of items whose gradients cannot be formed apart: token, sequence, pair, group or
-    batch. Rows of one such item stay in one micro-batch; for batch the step runs in two passes."""
+    batch. Rows of one such item stay in one micro-batch; for batch the step runs in two passes.
+    `old_…` quantities count as live, since on-policy they are the current forward pass."""
+    coupling_given_old: Level = Level.TOKEN
+    """The same where `old_…` quantities are constants that another forward pass made."""
+    constraints: tuple[tuple[int, float], ...] = ()
+    """`subject to E <= NUMBER`: the term of level batch, and its bound."""
+    memory: tuple[tuple[str, float, int], ...] = ()
+    """`state N = INITIAL then E`: name, first value, and the term of level batch that is the next
+    one. The current value is the input `state.N`."""
+
+    @property
+    def index_sets(self) -> frozenset[str]:
+        """Which of `step`, `tree`, `cluster` and `set` a batch must hold: ids, not values."""
+        named = {term.level for term in self.terms}
+        named |= {Level(str(t.attr("per"))) for t in self.terms if "per" in dict(t.attrs)}
+        return frozenset(level.value for level in (Level.STEP, *SUBGROUPS) if level in named)
+
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """The terms that an evaluation returns: objective, logs, constraints, next states."""
+        return (
+            self.objective,
+            *(index for _, index in self.logs),
+            *(index for index, _ in self.constraints),
+            *(index for _, _, index in self.memory),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with every field; terms as lists in the order of `Term`."""
@@ -89,6 +117,9 @@ class Formula:
             "logs": [list(pair) for pair in self.logs],
             "needs": sorted(self.needs),
             "coupling": self.coupling.value,
+            "coupling_given_old": self.coupling_given_old.value,
+            "constraints": [list(pair) for pair in self.constraints],
+            "memory": [list(item) for item in self.memory],
         }
 
     @staticmethod
@@ -115,4 +146,7 @@ class Formula:
             logs=tuple((name, index) for name, index in data["logs"]),
             needs=frozenset(data["needs"]),
             coupling=Level(data["coupling"]),
+            coupling_given_old=Level(data["coupling_given_old"]),
+            constraints=tuple((index, bound) for index, bound in data["constraints"]),
+            memory=tuple((name, first, index) for name, first, index in data["memory"]),
         )

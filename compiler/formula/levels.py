@@ -2,7 +2,8 @@
 
 `vocab` (a value per vocabulary entry of a token) is finer than `token`, then `step`, `sequence`,
 then `pair` and `group`, then `batch` (one number). `position` (same group, same token index) lies
-between `token` and `group`, beside `step` and `sequence`.
+between `token` and `group`, beside `step` and `sequence`. `tree`, `cluster` and `set` are parts of
+a group that a sampler or a scorer names; they lie between `sequence` and `group`, side by side.
 """
 
 from __future__ import annotations
@@ -17,15 +18,24 @@ class Level(StrEnum):
     SEQUENCE = "sequence"
     POSITION = "position"
     PAIR = "pair"
+    TREE = "tree"
+    CLUSTER = "cluster"
+    SET = "set"
     GROUP = "group"
     BATCH = "batch"
 
+
+SUBGROUPS = (Level.TREE, Level.CLUSTER, Level.SET)
+"""Levels whose ids the batch holds under the level's own name, one per sequence."""
 
 _COARSER: dict[Level, tuple[Level, ...]] = {
     Level.VOCAB: (Level.TOKEN,),
     Level.TOKEN: (Level.STEP, Level.POSITION),
     Level.STEP: (Level.SEQUENCE,),
-    Level.SEQUENCE: (Level.PAIR, Level.GROUP),
+    Level.SEQUENCE: (Level.PAIR, Level.TREE, Level.CLUSTER, Level.SET),
+    Level.TREE: (Level.GROUP,),
+    Level.CLUSTER: (Level.GROUP,),
+    Level.SET: (Level.GROUP,),
     Level.POSITION: (Level.GROUP,),
     Level.PAIR: (Level.BATCH,),
     Level.GROUP: (Level.BATCH,),

@@ -1,4 +1,4 @@
-"""Building the terms of a formula: hash-consing, constant folding, and what coupling follows.
+"""Building the terms of a formula: hash-consing and constant folding.
 
 `Terms` is the only place that makes a `Term`, so every rule about levels, liveness and
 differentiability stands here once.
@@ -10,7 +10,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 
-from grape.compiler.formula.functions import BOOLEAN, LINEAR_REDUCTIONS
+from grape.compiler.formula.functions import BOOLEAN
 from grape.compiler.formula.ir import Scalar, Term
 from grape.compiler.formula.levels import Level, meet
 
@@ -46,18 +46,6 @@ _FOLD: dict[str, Callable[..., float | bool]] = {
 }
 
 _STOPS_GRADIENT = BOOLEAN | {"detach", "sign"}
-_LINEAR = frozenset({"add", "sub", "neg", "detach", "chosen", "rejected"})
-_ORDER = (Level.TOKEN, Level.SEQUENCE, Level.PAIR, Level.GROUP, Level.BATCH)
-_RANK = {
-    Level.VOCAB: 0,
-    Level.TOKEN: 0,
-    Level.STEP: 1,
-    Level.SEQUENCE: 1,
-    Level.PAIR: 2,
-    Level.POSITION: 3,
-    Level.GROUP: 3,
-    Level.BATCH: 4,
-}
 
 
 class Terms:
@@ -107,11 +95,25 @@ class Terms:
         return self._add(Term(op, args, (), level, live, flows, op in BOOLEAN))
 
     def shaped(
-        self, op: str, arg: int, level: Level, attrs: Iterable[tuple[str, Scalar]] = ()
+        self,
+        op: str,
+        args: Sequence[int],
+        level: Level,
+        attrs: Iterable[tuple[str, Scalar]] = (),
+        *,
+        flows: bool = True,
+        boolean: bool = False,
     ) -> int:
-        """An operation that sets the level itself: a reduction, `chosen`, `shift` …"""
-        term = self.items[arg]
-        return self._add(Term(op, (arg,), tuple(attrs), level, term.live, term.differentiable))
+        """An operation that sets the level itself: a reduction, `chosen`, `shift` … Gradient
+        flows through the first operand alone, if it does."""
+        live = any(self.items[arg].live for arg in args)
+        flows = flows and self.items[args[0]].differentiable
+        return self._add(Term(op, tuple(args), tuple(attrs), level, live, flows, boolean))
+
+    def impossible(self, number: int) -> int:
+        """Constants that cannot be combined; an error only where something uses it."""
+        attrs: tuple[tuple[str, Scalar], ...] = (("number", number),)
+        return self._add(Term("impossible", (), attrs, Level.BATCH, False, False))
 
     def _simplify(self, op: str, args: tuple[int, ...]) -> int | None:
         values = [self.value(arg) for arg in args]
@@ -126,6 +128,10 @@ class Terms:
             return self.const(0.0)
         if op == "mul" and values[0] == 1:
             return args[1]
+        if op in ("and", "or") and (values[0] is not None or values[1] is not None):
+            known, other = (0, 1) if values[0] is not None else (1, 0)
+            decided = bool(values[known]) == (op == "or")
+            return self.const(op == "or") if decided else args[other]
         if op in ("mul", "div", "pow") and values[1] == 1:
             return args[0]
         if op == "add" and values[0] == 0:
@@ -133,37 +139,6 @@ class Terms:
         if op in ("add", "sub") and values[1] == 0:
             return args[0]
         return None
-
-    # --- coupling -----------------------------------------------------------------------------
-
-    def coupling(self, objective: int) -> Level:
-        """The level of items whose gradients cannot be formed apart.
-
-        Live values are mixed by anything that is not linear in them: at the coarsest level among
-        the live operands of a product or a function, at the target of a reduction such as `max`
-        or `std`. Means and sums are linear.
-        """
-        ranks: list[int] = []
-        for term in self.items[: objective + 1]:
-            ranks.append(self._rank(term, ranks))
-        return _ORDER[max(0, ranks[objective])]
-
-    def _rank(self, term: Term, ranks: list[int]) -> int:
-        live = [arg for arg in term.args if self.items[arg].live]
-        if not live:
-            return 0
-        inside = max(ranks[arg] for arg in live)
-        here = max(_RANK[self.items[arg].level] for arg in live)
-        if term.op == "reduce":
-            linear = term.attr("kind") in LINEAR_REDUCTIONS
-            return inside if linear else max(inside, _RANK[term.level])
-        if term.op in ("shift", "cumsum", "reverse_cumsum", "at_end"):
-            return max(inside, 1)
-        if term.op in _LINEAR or (term.op == "mul" and len(live) == 1):
-            return inside
-        if term.op == "div" and live == [term.args[0]]:
-            return inside
-        return max(inside, here)
 
 
 def reaching(items: Sequence[Term], roots: Iterable[int]) -> set[int]:

@@ -1,4 +1,4 @@
-"""Explain a finding code (why, a bad and a good example) or an algorithm (its mathematics)."""
+"""Explain a finding code (why, bad and good example), an algorithm, or list the library."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from grape.runtime.errors import UsageError
 EXAMPLE = """examples:
   grape explain G204
   grape explain grpo
-  grape explain grpo --set beta=0.04 --torch"""
+  grape explain algorithms
+  grape explain grpo --set beta=0.04 --torch
+  grape explain rpg --set divergence=forward --latex"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", metavar="CODE|ALGORITHM")
+    parser.add_argument("what", metavar="CODE|ALGORITHM|algorithms")
     parser.add_argument("--set", dest="sets", metavar="NAME=VALUE", action="append", default=[])
+    parser.add_argument("--latex", action="store_true", help="the formulas alone, as LaTeX")
     parser.add_argument("--torch", action="store_true", help="the torch graph as code, too")
 
 
 def run(args: argparse.Namespace) -> int:
     if re.fullmatch(r"[Gg]\d{3}", args.what):
         return _code(args.what.upper())
+    if args.what == "algorithms":
+        return _library()
     return _algorithm(args)
 
 
@@ -46,11 +51,21 @@ def _algorithm(args: argparse.Namespace) -> int:
         chosen = algorithm(args.what, **values)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    print(chosen.explain())
+    print(chosen.explain(latex=args.latex))
     if args.torch:
         from grape.runtime.formula import compile_formula
 
         print("\n" + str(compile_formula(chosen.formula).graph_module.code).strip())
+    return 0
+
+
+def _library() -> int:
+    from grape.compiler.algorithms import library
+    from grape.compiler.formula.explain import table
+    from grape.runtime.algorithm import algorithm
+
+    found = [algorithm(name) for name in library()]
+    print(table((one.declaration, one.formula) for one in found))
     return 0
 
 

@@ -90,3 +90,10 @@ def test_idle_sequences_change_neither_loss_nor_any_gradient(name: str, seed: in
     assert losses[0] == pytest.approx(losses[1], abs=1e-15)
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-15, rtol=0)
     assert not gradients[0][rows].any()
+
+
+def test_what_a_where_leaves_out_is_idle() -> None:
+    found = library("rejection", threshold=1.0).idle({"reward": REWARD}, LAYOUT)
+    assert found.tolist() == [True] * 4 + [False, True]
+    compiled = written("maximize mean(sum(logp per sequence, where = index < 1) per batch)")
+    assert not compiled.idle({}, LAYOUT).any()

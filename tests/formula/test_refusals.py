@@ -1,89 +1,73 @@
-"""Wrong formulas are refused, each with its code; levels and coupling of right ones."""
+"""Wrong formulas are refused, each with its code at its line, and with one finding."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from grape.compiler.formula.infer import infer
-from grape.compiler.formula.ir import Formula
-from grape.dsl import ast
-from grape.dsl.parse import parse
-from grape.dsl.source import Source
+import grape
+from grape.compiler.program import load
+
+CASES = sorted((Path(__file__).parents[1] / "cases" / "formulas").glob("*.grape"))
 
 
-def check(body: str, on: str = "Rollouts") -> tuple[Formula | None, list[str]]:
-    text = f"grape 1\n\nalgorithm a(beta: float = 0.1) on {on} {{\n{body}\n}}\n"
-    file, findings = parse(Source("a.grape", text))
-    assert not findings
-    declaration = file.declarations[0]
-    assert isinstance(declaration, ast.AlgorithmDecl)
-    formula, found = infer(declaration, {"beta": 0.1})
-    return formula, [finding.code for finding in found]
+def expected(path: Path) -> list[tuple[str, int]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    marks = [(re.search(r"#! (G\d{3})", line), number) for number, line in enumerate(lines, 1)]
+    return [(mark[1], number) for mark, number in marks if mark]
 
 
-WRONG = [
-    ("minimize mean(lgp per batch)", "G301"),
-    ("minimize men(logp per batch)", "G301"),
-    ("minimize mean(logp per btch)", "G301"),
-    ("minimize logp", "G302"),
-    ("minimize mean(logp per group)", "G302"),
-    ("minimize mean(reward per token)", "G302"),
-    ("minimize mean(reward per sequence)", "G302"),
-    ("minimize mean(mean(logp per batch) per sequence)", "G302"),
-    ("minimize mean(logp)", "G302"),
-    ("minimize mean(at_end(logp) per batch)", "G302"),
-    ("minimize mean(cumsum(reward) per batch)", "G302"),
-    ("log x = logp\nminimize mean(logp per batch)", "G302"),
-    ("let logp = 1\nminimize mean(logp per batch)", "G303"),
-    ("minimize mean(reward per batch)", "G304"),
-    ("minimize mean(detach(logp) per batch)", "G304"),
-    ("let x = logp", "G305"),
-    ("minimize mean(logp per batch)\nmaximize mean(logp per batch)", "G305"),
-    ("minimize mean(chosen(reward) * logp per batch)", "G307"),
-    ("minimize mean(margin * logp per batch)", "G307"),
-    ('minimize mean(logp * "a" per batch)', "G308"),
-    ("minimize mean(value per batch)", "G309"),
-    ("minimize mean(logp / 1 + 1 / 0 per batch)", "G310"),
-    ("minimize mean(clamp(logp, 1) per batch)", "G311"),
-    ("minimize mean(exp(logp, 1) per batch)", "G311"),
-]
+def test_there_are_enough_wrong_formulas() -> None:
+    assert len(CASES) >= 50
+    assert all(len(expected(path)) == 1 for path in CASES)
 
 
-@pytest.mark.parametrize(("body", "code"), WRONG)
-def test_wrong_formulas_are_refused_once(body: str, code: str) -> None:
-    formula, codes = check(body)
-    assert formula is None
-    assert codes == [code]
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_a_wrong_formula_gives_its_finding_at_its_line(path: Path) -> None:
+    found = [(finding.code, finding.span.line) for finding in load(path).findings]
+    assert found == expected(path)
 
 
-COUPLED = [
-    ("minimize mean(logp * reward per batch)", "Rollouts", "token"),
-    ("minimize mean(exp(mean(logp per sequence)) per batch)", "Rollouts", "sequence"),
-    ("minimize mean(std(mean(logp per sequence) per group) per batch)", "Rollouts", "group"),
-    ("minimize mean(logp per batch) ^ 2", "Rollouts", "batch"),
-    (
-        "let z = sum(logp per sequence)\nminimize mean(exp(chosen(z) - rejected(z)) per batch)",
-        "Preferences",
-        "pair",
-    ),
-]
+@pytest.mark.parametrize(
+    ("name", "params", "said"),
+    [
+        ("rpg", {"divergence": "sideways"}, "unnormalised_forward"),
+        ("rec", {"variant": "rings"}, "two_side"),
+        ("opmd", {"tau": 0.0}, "tau"),
+        ("gkd", {"beta": 1.5}, "beta"),
+        ("nft", {"normalize": 3}, "normalize"),
+        ("grpo", {"clp": 0.1}, "clip"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named_with_those_that_are(
+    name: str, params: dict[str, str | float], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        grape.algorithm(name, **params)
 
 
-@pytest.mark.parametrize(("body", "on", "level"), COUPLED)
-def test_coupling(body: str, on: str, level: str) -> None:
-    formula, codes = check(body, on)
-    assert not codes
-    assert formula is not None
-    assert formula.coupling == level
-    assert Formula.from_json(formula.to_json()) == formula
+def test_mistakes_of_the_caller_are_named() -> None:
+    from formula.batches import batch
+
+    with pytest.raises(ValueError, match="grpo"):
+        grape.algorithm("grppo")
+    for name, lacking in (("grpo", "old_logp"), ("tree_grpo", "tree"), ("tree_rl", "step")):
+        found = batch()
+        del found[lacking]
+        with pytest.raises(ValueError, match=lacking):
+            grape.algorithm(name).evaluate(found)
+    wrong = batch()
+    wrong["reward"] = wrong["reward"][:3]
+    with pytest.raises(ValueError, match=r"`reward` is one per sequence"):
+        grape.algorithm("grpo").evaluate(wrong)
 
 
-def test_levels_that_no_batch_has_yet_are_refused() -> None:
-    text = (
-        "grape 1\nalgorithm a() on Rollouts {\n  maximize mean(mean(logp per step) per batch)\n}\n"
-    )
-    file, _ = parse(Source("a.grape", text))
-    declaration = file.declarations[0]
-    assert isinstance(declaration, ast.AlgorithmDecl)
-    formula, findings = infer(declaration, {})
-    assert formula is None and [finding.code for finding in findings] == ["G309"]
+def test_demand_follows_the_parameters() -> None:
+    assert grape.algorithm("grpo").needs == {"logp", "old_logp", "reward"}
+    assert "ref_logp" in grape.algorithm("grpo", beta=0.1).needs
+    assert grape.algorithm("sft").needs == {"logp"}
+    assert grape.algorithm("tree_grpo", beta=0.0).needs == {"logp", "old_logp", "reward", "tree"}
+    assert "logp_all" in grape.algorithm("on_policy_distillation", estimate="full").needs
+    assert "logp_all" not in grape.algorithm("on_policy_distillation").needs

@@ -29,7 +29,7 @@ class Oracle:
     """What computes it: `library: function(options)`."""
     batch: Callable[[], Batch]
     loss: Callable[[Batch], Tensor]
-    params: dict[str, float] = field(default_factory=dict)
+    params: dict[str, float | str] = field(default_factory=dict)
 
 
 def _tokens(seed: int) -> Batch:

@@ -80,7 +80,7 @@ ORACLES = [
         "liger_kernel: LigerFusedLinearSimPOFunction.preference_loss_fn on averages",
         preferences,
         lambda b: pairs(LigerFusedLinearSimPOFunction, means(b), beta=2.0, gamma=0.5),
-        {"beta": 2.0, "gamma": 0.5},
+        {"beta": 2.0, "margin": 0.5},
     ),
     Oracle(
         "kto",

@@ -268,7 +268,7 @@ ORACLES = [
     _preference("hinge", "hinge"),
     _preference("ipo", "ipo"),
     _preference("nca", "nca_pair"),
-    _preference("bco", "bco_pair"),
+    _preference("bco_pair", "bco_pair"),
     _preference("sppo", "sppo_hard"),
     _preference("apo_zero", "apo_zero"),
     _preference("apo_down", "apo_down"),
@@ -288,7 +288,7 @@ ORACLES = [
         "trl: CPOTrainer.cpo_loss(simpo) on averages",
         preferences,
         lambda b: cpo(b, "simpo", means(b), beta=2.0),
-        {"beta": 2.0, "gamma": 0.5},
+        {"beta": 2.0, "margin": 0.5},
     ),
     Oracle(
         "cpo",

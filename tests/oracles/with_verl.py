@@ -220,6 +220,7 @@ ORACLES = [
         "verl: compute_gpg_outcome_advantage, compute_policy_loss_gpg(token-mean)",
         rollouts,
         lambda b: policy_loss(b, "gpg", advantage(b, "gpg")),
+        {"alpha": "scored"},
     ),
     Oracle(
         "reinforce_plus_plus",

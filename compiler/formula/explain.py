@@ -41,14 +41,18 @@ def explain(declaration: ast.AlgorithmDecl, formula: Formula) -> str:
     lines = [f"{formula.name}({params}) on {formula.on}", ""]
     if declaration.doc:
         lines += [declaration.doc, ""]
-    for line in declaration.body:
-        lines.append("  " + _line(line))
+    lines += ["  " + line for line in lines_of(declaration)]
     forward = ["log-probs of the policy, with gradient"]
     forward += [text for name, text in _PASSES.items() if name in formula.needs]
     lines += ["", f"needs     {', '.join(sorted(formula.needs))}"]
     lines += [f"forwards  {'; '.join(forward)}"]
     lines += [f"coupling  {_COUPLING[formula.coupling]}"]
     return "\n".join(lines)
+
+
+def lines_of(declaration: ast.AlgorithmDecl) -> list[str]:
+    """Every line of an algorithm as mathematics."""
+    return [_line(line) for line in declaration.body]
 
 
 def _line(line: ast.FormulaStatement) -> str:

@@ -54,7 +54,7 @@ class GrapeAnalyser:
         def read(wanted: Path) -> str:
             if wanted in texts:
                 return texts[wanted]
-            return wanted.read_bytes().decode("utf-8", errors="replace")
+            return wanted.read_bytes().decode("utf-8-sig", errors="replace")
 
         return FileAnalysis(load(path, texts=Texts(read, self._parse)))
 

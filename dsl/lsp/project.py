@@ -58,7 +58,7 @@ class Project:
         """The text of a file: the open buffer, else the disk. Raises OSError."""
         if path in self.texts:
             return self.texts[path]
-        return path.read_bytes().decode("utf-8", errors="replace")
+        return path.read_bytes().decode("utf-8-sig", errors="replace")
 
     def analysis(self, path: Path) -> Analysis:
         """What is known about a file. Raises OSError when it cannot be read."""

@@ -62,7 +62,7 @@ def _read(path: Path) -> str:
 
 
 def _mended(path: Path, args: argparse.Namespace) -> Program:
-    """Apply the certain fixes, check again, until none is left; write only what is better.
+    """Apply the certain fixes, check again, until none is left; write only what still reads.
 
     Raises UsageError when the fixes would break the file, which then stays as it was.
     """
@@ -79,7 +79,7 @@ def _mended(path: Path, args: argparse.Namespace) -> Program:
         text, program = fixed, _check(path, args, fixed)
     if text == start:
         return before
-    if _worse(program.findings, before.findings) or not _keeps_comments(start, text):
+    if _breaks(program.findings, before.findings) or not _keeps_comments(start, text):
         raise UsageError(
             f"`{path}` was left as it is: the fixes would break it",
             hint="mend it by hand, and please report this",
@@ -95,18 +95,14 @@ def _exact(path: Path) -> str:
         raise UsageError(f"`{path}` is not UTF-8 text (byte {error.start})") from None
 
 
-def _worse(after: list[Finding], before: list[Finding]) -> bool:
-    """Whether a kind of error came up that was not there."""
+def _breaks(after: list[Finding], before: list[Finding]) -> bool:
+    """Whether syntax is wrong that was right; other findings may come to light by a good fix."""
     from collections import Counter
 
-    from grape.dsl.catalogue import entry
+    def syntax(findings: list[Finding]) -> Counter[str]:
+        return Counter(finding.code for finding in findings if finding.code.startswith("G0"))
 
-    def errors(findings: list[Finding]) -> int:
-        return sum(entry(finding.code).severity == "error" for finding in findings)
-
-    syntax = Counter(finding.code for finding in after if finding.code.startswith("G0"))
-    old = Counter(finding.code for finding in before)
-    return bool(syntax - old) or errors(after) > errors(before)
+    return bool(syntax(after) - syntax(before))
 
 
 def _keeps_comments(before: str, after: str) -> bool:

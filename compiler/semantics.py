@@ -290,16 +290,10 @@ def _nodes(file: ast.File) -> Iterator[ast.Node | ast.Repeat]:
 
 def _statements(body: Sequence[ast.Statement]) -> Iterator[ast.Node | ast.Repeat]:
     for statement in body:
-        match statement:
-            case ast.Node():
-                yield statement
-            case ast.Repeat():
-                yield statement
-                yield from _statements(statement.body)
-            case ast.Each() | ast.Every():
-                yield from _statements(statement.body)
-            case ast.If():
-                yield from _statements((*statement.yes, *statement.no))
+        if isinstance(statement, ast.Node | ast.Repeat):
+            yield statement
+        for inner in ast.bodies(statement):
+            yield from _statements(inner)
 
 
 def _mathematics(declaration: ast.AlgorithmDecl) -> str:

@@ -151,14 +151,14 @@ class _Walk:
             match statement:
                 case ast.Node(keyword, name) if keyword != "next":
                     text = f"{keyword} {name.name} = {_head_text(statement.call)}"
-                    found[name.name] = Symbol(name.name, keyword, name.span, text, statement.doc)
+                    made = Symbol(name.name, keyword, name.span, text, statement.doc)
+                    found.setdefault(name.name, made)  # an `else` may define it too
                 case ast.Repeat(name=name):
                     text = f"repeat … with {name.name}"
                     found[name.name] = Symbol(name.name, "model", name.span, text, statement.doc)
-                case ast.Each() | ast.Every():
-                    found |= self._nodes(statement.body)
-                case ast.If():
-                    found |= self._nodes((*statement.yes, *statement.no))
+                case ast.Each() | ast.Every() | ast.If():
+                    inner = [line for block in ast.bodies(statement) for line in block]
+                    found = {**self._nodes(inner), **found}
         return found
 
     def _statement(self, statement: ast.Statement, nodes: Scope, params: Scope) -> None:

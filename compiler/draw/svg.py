@@ -107,8 +107,9 @@ def draw(graph: Graph, plan: Plan | None) -> str:
         parts.append(_edge(way, line))
     for stage in graph.stages:
         if not stage.body:
-            parts.append(_box(stage, layout.places[stage.name], known.get(stage.name)))
-    parts += [_box(stage, layout.places[name], "skipped") for name, stage in faint.items()]
+            state = known.get(stage.name)
+            parts.append(_box(stage.name, stage, layout.places[stage.name], state))
+    parts += [_box(name, stage, layout.places[name], "skipped") for name, stage in faint.items()]
     return "\n".join([*parts, "</g>", "</svg>"]) + "\n"
 
 
@@ -187,7 +188,9 @@ def _n(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def _box(stage: Stage, place: tuple[float, float], state: str | None, *, inside: str = "") -> str:
+def _box(
+    id: str, stage: Stage, place: tuple[float, float], state: str | None, *, inside: bool = False
+) -> str:
     x, middle = place
     y = middle - HEIGHT / 2
     width = _width(stage, state is not None and not inside)
@@ -196,9 +199,8 @@ def _box(stage: Stage, place: tuple[float, float], state: str | None, *, inside:
     if state is not None and not inside:
         at = _n(x + width - 11)
         word = f'<text class="state" x="{at}" y="{_n(y + 38)}">{WORDS[state]}</text>'
-    name = escape(f"{inside}.{stage.name}" if inside else stage.name)
     return (
-        f'<g class="{" ".join(kinds)}" data-stage="{name}">'
+        f'<g class="{" ".join(kinds)}" data-stage="{escape(id)}">'
         f"<title>{escape(_settings(stage))}</title>"
         f'<rect class="box" x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(HEIGHT)}" '
         f'rx="9"/><text class="name" x="{_n(x + 13)}" y="{_n(y + 21)}">{escape(stage.name)}</text>'
@@ -239,8 +241,9 @@ def _frame(body: Body, place: tuple[float, float], state: str | None) -> list[st
         parts.append(f'<path class="edge" d="M{_n(-PAD)} {_n(height)}H0"/>')
     for line, way in zip(body.lines, body.layout.ways, strict=True):
         parts.append(_edge(way, _outside(line, body)))
+    places = body.layout.places
     parts += [
-        _box(inner, body.layout.places[inner.name], state, inside=stage.name)
+        _box(f"{stage.name}.{inner.name}", inner, places[inner.name], state, inside=True)
         for inner in stage.body
     ]
     last = next(inner for inner in stage.body if inner.name == stage.next)

@@ -98,6 +98,23 @@ def test_names_and_comments_cannot_break_out() -> None:
     assert next(s for s in data["stages"] if s["id"] == "warm")["doc"] == HOSTILE
 
 
+def test_a_stage_that_is_left_out_has_a_box_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "a.grape"
+    file.write_text(
+        "grape 1\n\npipeline p(big: bool = true) {\n"
+        '  data d = environment("reasoning_gym:chain_sum") { size = 8 }\n'
+        "  if big {\n"
+        '    model m = fresh("llama", d) { hidden = 128 }\n'
+        "  } else {\n"
+        '    model m = fresh("llama", d)\n'
+        '  }\n  output m as "models/m"\n}\n'
+    )
+    page = FORMATS["html"](load(file).graph(), None)
+    ids = [stage["id"] for stage in embedded(page)["stages"]]
+    assert len(ids) == 3 and len(set(ids)) == 3
+    assert sorted(re.findall(r'data-stage="([^"]*)"', page)) == sorted(ids)
+
+
 # --- in a browser -------------------------------------------------------------------------------
 
 

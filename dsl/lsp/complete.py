@@ -4,6 +4,7 @@ the data, imports. Works on half-typed text: the place is found by scanning toke
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from lsprotocol import types as lsp
 from grape.dsl.lsp.analyser import Analyser, Analysis, Callee, Setting
 from grape.dsl.lsp.convert import Converter
 from grape.dsl.lsp.explain import callee_text, setting_text
+from grape.dsl.lsp.project import Project
 from grape.dsl.lsp.scan import Frame, Place, Token, place_at
 
 Kind = lsp.CompletionItemKind
@@ -50,11 +52,12 @@ _FORMULA = (
 _METRICS = ("mean", "ci95_low", "ci95_high", "pass_at")
 _DATA_FILES = {"jsonl": (".jsonl",), "csv": (".csv",), "parquet": (".parquet",)}
 _MOST_PATHS = 200
+_SOURCE = re.compile(r'from\s+"([^"\n]*)"')
 
 
 @dataclass(frozen=True, slots=True)
 class _Cursor:
-    analyser: Analyser
+    project: Project
     analysis: Analysis
     convert: Converter
     path: Path
@@ -62,21 +65,25 @@ class _Cursor:
     offset: int
     place: Place
 
+    @property
+    def analyser(self) -> Analyser:
+        return self.project.analyser
+
 
 def complete(
-    analyser: Analyser, analysis: Analysis, convert: Converter, path: Path, offset: int
+    project: Project, analysis: Analysis, convert: Converter, path: Path, offset: int
 ) -> list[lsp.CompletionItem]:
     """Everything that fits at a place; nothing inside a comment."""
     text = analysis.source.text
     place = place_at(text, offset)
-    at = _Cursor(analyser, analysis, convert, path, text, offset, place)
+    at = _Cursor(project, analysis, convert, path, text, offset, place)
     if place.inside is not None:
         return _in_string(at, place.inside) if place.inside.kind == "string" else []
     before = place.statement[-1].text if place.statement else ""
     if before == ".":
         return _members(at)
     if before == "per":
-        return [_item(level, Kind.EnumMember) for level in analyser.levels()]
+        return [_item(level, Kind.EnumMember) for level in at.analyser.levels()]
     frame = place.frame
     if frame is None:
         return _top(at)
@@ -123,11 +130,22 @@ def _top(at: _Cursor) -> list[lsp.CompletionItem]:
 
 
 def _importable(at: _Cursor) -> list[lsp.CompletionItem]:
-    """Names for a `use`: the library's, since the source stands after them."""
-    return [
-        _item(name, Kind.Function, "std/algorithms", doc)
-        for name, doc in at.analyser.library().items()
-    ]
+    """Names for a `use`: those of the file that stands after them, else the library's."""
+    source = _SOURCE.search(at.text[at.offset :].split("\n", 1)[0])
+    if source is not None and not source[1].startswith("std"):
+        file = (at.path.parent / source[1]).resolve()
+        if not file.is_relative_to(at.path.parent) or not file.is_file():
+            return []
+        other = at.project.analysis(file)
+        kinds = ("reward", "rubric", "algorithm")
+        found = [item.symbol for item in other.occurrences if item.defines]
+        return [
+            _item(symbol.name, Kind.Function, symbol.signature, symbol.doc or "")
+            for symbol in found
+            if symbol.kind in kinds
+        ]
+    library = at.analyser.library().items()
+    return [_item(name, Kind.Function, "std/algorithms", doc) for name, doc in library]
 
 
 def _in_braces(at: _Cursor, frame: Frame) -> list[lsp.CompletionItem]:

@@ -172,6 +172,7 @@ def make_server(analyser: Analyser, version: str) -> GrapeServer:
     _register_texts(server)
     _register_reading(server)
     _register_names(server)
+    _register_renaming(server)
     _register_writing(server)
     _register_shapes(server)
     return server
@@ -241,7 +242,7 @@ def _register_reading(server: GrapeServer) -> None:
     def completion(ls: GrapeServer, params: lsp.CompletionParams) -> lsp.CompletionList:
         path, analysis = ls.opened(params.text_document.uri)
         offset = ls.offset(analysis, params.position)
-        items = complete(ls.project.analyser, analysis, ls.convert, path, offset)
+        items = complete(ls.project, analysis, ls.convert, path, offset)
         return lsp.CompletionList(is_incomplete=False, items=items)
 
     @server.feature(
@@ -304,6 +305,8 @@ def _register_names(server: GrapeServer) -> None:
             if found is not None and item.symbol.key == found.symbol.key
         ]
 
+
+def _register_renaming(server: GrapeServer) -> None:
     @server.feature(lsp.TEXT_DOCUMENT_PREPARE_RENAME)
     def prepare(ls: GrapeServer, params: lsp.PrepareRenameParams) -> lsp.Range:
         _, analysis = ls.opened(params.text_document.uri)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-TIMEOUT = 30.0
+TIMEOUT = 90.0
 
 
 class Refused(Exception):

@@ -179,6 +179,8 @@ def test_completion_knows_the_place(editor: Any) -> None:
     assert "group" in labels("per batch", 4)
     assert "pipeline" in labels("algorithm mine")
     assert "beta" in labels("beta = 0.02")
+    assert labels('right from "./', 0) == ["right"]
+    assert "dpo" in labels("sft, grpo from", 0)
     assert labels("## Imit", 4) == []
 
 
@@ -351,7 +353,7 @@ def test_a_keystroke_is_answered_quickly(editor: Any) -> None:
         editor.change("long.grape", text + "#" * (number + 1), version=number + 2)
         times.append(time.perf_counter() - start)
     editor.notify("textDocument/didClose", {"textDocument": {"uri": editor.uri("long.grape")}})
-    assert statistics.median(times) < 1.0
+    assert statistics.median(times) < 3.0
 
 
 def long_file() -> str:

@@ -101,11 +101,13 @@ def test_every_verb_setting_says_what_it_means(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", range(4))
 def test_every_prefix_is_answered(tmp_path: Path, step: int) -> None:
-    analyser, convert, path = GrapeAnalyser(), Converter(), tmp_path / "main.grape"
+    convert, path = Converter(), tmp_path / "main.grape"
+    project = Project(GrapeAnalyser())
+    analyser = project.analyser
     for end in range(step * 5, len(WHOLE), 20):
         text = WHOLE[:end]
         analysis = analyser.analyse(path, {path: text})
-        complete(analyser, analysis, convert, path, end)
+        complete(project, analysis, convert, path, end)
         explain.hover(analyser, analysis, convert, end)
         explain.signature_help(analysis, text, end)
         outline.document_symbols(analysis, convert)

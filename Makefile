@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ORACLE_PIP := $(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-all lint type fmt table wheel-check oracles clean
+.PHONY: quickstart test test-all lint type fmt table vsix wheel-check oracles clean
 
 quickstart: $(VENV)/.run  ## Train SmolLM2 on additions: SFT, then GRPO; about ten minutes on two cores
 	$(BIN)/grape run pipelines/quickstart.grape
@@ -30,6 +30,12 @@ fmt: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/grape fmt pipelines
+
+vsix: $(VENV)/.dev  ## The extension for Visual Studio Code; needs Node 20 or newer
+	$(BIN)/python pipelines/editors/textmate.py
+	cp LICENSE pipelines/editors/vscode/LICENSE
+	cd pipelines/editors/vscode && npm install --no-audit --no-fund && npm run package
+	rm pipelines/editors/vscode/LICENSE
 
 table: $(VENV)/.dev  ## The saved parse table, after a change of the grammar or of Lark
 	$(BIN)/python -m grape.dsl.table

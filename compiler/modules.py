@@ -6,6 +6,7 @@ imports reported. Nothing is evaluated here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -35,6 +36,19 @@ class Module:
     imports: dict[str, ast.Ident] = field(default_factory=dict)
 
 
+def _from_disk(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Where the texts of files come from, and their syntax: an editor puts its open buffers in
+    front of the disk and parses again only what changed."""
+
+    read: Callable[[Path], str] = _from_disk
+    parse: Callable[[Source], tuple[ast.File, list[Finding]]] = parse
+
+
 @dataclass(slots=True)
 class Loading:
     """What is loaded so far; `stack` is the chain of files being loaded."""
@@ -44,11 +58,12 @@ class Loading:
     modules: dict[Path, Module] = field(default_factory=dict)
     stack: list[Path] = field(default_factory=list)
     shown: dict[Path, str] = field(default_factory=dict)
+    texts: Texts = field(default_factory=Texts)
 
 
 def load_module(loading: Loading, path: Path, source: Source) -> Module:
     """Parse a file and everything it imports; findings go to `loading.findings`."""
-    file, findings = parse(source)
+    file, findings = loading.texts.parse(source)
     loading.findings += findings
     module = Module(path, file, {})
     loading.modules[path] = module
@@ -194,7 +209,7 @@ def _load(loading: Loading, path: Path, use: ast.Use) -> Module:
         refuse("G105", f"these files import each other: {names}", use.source.span)
     if path in loading.modules:
         return loading.modules[path]
-    text = path.read_text(encoding="utf-8")
+    text = loading.texts.read(path)
     return load_module(loading, path, Source(_shown(loading, path), text))
 
 

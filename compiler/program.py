@@ -13,7 +13,7 @@ from pathlib import Path
 from grape.compiler.algorithms import check_declaration as check_algorithm
 from grape.compiler.constants import Value
 from grape.compiler.graph import Graph
-from grape.compiler.modules import STD, Loading, Module, load_module, unused_imports
+from grape.compiler.modules import STD, Loading, Module, Texts, load_module, unused_imports
 from grape.compiler.names import Refused, not_executed, unknown
 from grape.compiler.params import Given, bind, check_declared, read_params_file
 from grape.compiler.pipelines import build_graph
@@ -123,13 +123,14 @@ def load(
     sets: Mapping[str, str] | None = None,
     params_file: Path | None = None,
     pipeline: str | None = None,
+    texts: Texts | None = None,
 ) -> Program:
     """Parse and check a file with values for its parameters.
 
-    `sets` are `--set` texts; `pipeline` limits the parameters' values to one pipeline. Raises
-    OSError when the file or the params file cannot be read.
+    `sets` are `--set` texts; `pipeline` limits the parameters' values to one pipeline; `texts`
+    stands before the disk. Raises OSError when the file or the params file cannot be read.
     """
-    source = Source(str(path), _read(path))
+    source = Source(str(path), texts.read(path) if texts else _read(path))
     given: dict[str, Given] = {}
     findings: list[Finding] = []
     if params_file is not None:
@@ -139,7 +140,7 @@ def load(
             assert refused.finding is not None
             findings.append(refused.finding)
     given |= {name: Given("--set", None, text=text) for name, text in (sets or {}).items()}
-    return _run(source, path.resolve(), given, pipeline, findings)
+    return _run(source, path.resolve(), given, pipeline, findings, texts or Texts())
 
 
 def _read(path: Path) -> str:
@@ -152,8 +153,9 @@ def _run(
     given: dict[str, Given],
     pipeline: str | None,
     findings: list[Finding],
+    texts: Texts,
 ) -> Program:
-    loading = Loading(path.parent, findings)
+    loading = Loading(path.parent, findings, texts=texts)
     work = Work(path, source, path.parent, given, pipeline, findings, loading)
     for run in PASSES:
         run(work)

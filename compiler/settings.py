@@ -174,7 +174,7 @@ def _sentence(name: str, problem: Any, field: FieldInfo, value: Value) -> str:
         return f"`{name}` cannot be {show(value)}; it looks like `reasoning_gym:chain_sum`"
     if kind in ("too_short", "too_long"):
         return f"`{name}` needs {_count(context)} values"
-    return f"`{name}` must be {_expected(field.annotation)}, not {_shown(value)}"
+    return f"`{name}` must be {expected(field.annotation)}, not {_shown(value)}"
 
 
 def _count(context: Mapping[str, Any]) -> str:
@@ -185,20 +185,20 @@ def _shown(value: Value) -> str:
     return "an adapter" if value.kind == "object" else show(value)
 
 
-def _expected(annotation: Any) -> str:
+def expected(annotation: Any) -> str:
     """A type in words: `a whole number or none`."""
     origin = get_origin(annotation)
     if origin is Literal:
         return _either([f'"{option}"' for option in get_args(annotation)])
     if origin in (Union, UnionType):
-        parts = list(dict.fromkeys(_expected(part) for part in get_args(annotation)))
+        parts = list(dict.fromkeys(expected(part) for part in get_args(annotation)))
         return _either(parts)
     if origin is list:
         return "a list of " + _PLURALS.get(get_args(annotation)[0], "numbers")
     if _models(annotation):
         return f"`{_models(annotation)[0].model_fields['kind'].default}(…)`"
     if hasattr(annotation, "__metadata__"):
-        return _expected(get_args(annotation)[0])
+        return expected(get_args(annotation)[0])
     return _WORDS[annotation]
 
 

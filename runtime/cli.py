@@ -28,9 +28,10 @@ COMMANDS: dict[str, str] = {
     "runs": "list past runs",
     "report": "write the HTML report of a run",
     "server": "start, stop or show the Prefect server that Grape owns",
+    "lsp": "serve editors (language server)",
 }
 
-_STATIC = frozenset({"lint", "fmt", "explain", "graph", "plan"})
+_STATIC = frozenset({"lint", "fmt", "explain", "graph", "plan", "lsp"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from grape.compiler.draw import document, dot, mermaid, svg
+from grape.compiler.draw import document, dot, html, mermaid, svg
 from grape.compiler.graph import Graph
 from grape.compiler.plan import Plan
 
@@ -13,4 +13,5 @@ FORMATS: dict[str, Callable[[Graph, Plan | None], str]] = {
     "dot": dot.draw,
     "json": document.draw,
     "svg": svg.draw,
+    "html": html.draw,
 }

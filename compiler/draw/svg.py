@@ -20,11 +20,17 @@ HEIGHT, GAP_X, GAP_Y, MARGIN = 50.0, 112.0, 24.0, 24.0
 INNER_X, PAD, HEADER, LOOP = 118.0, 26.0, 30.0, 30.0
 WORDS = {"cached": "in store", "run": "to run", "resume": "to resume", "skipped": "skipped"}
 
-_STYLE = """
-.gg { font-family: system-ui, -apple-system, "Segoe UI", sans-serif; --paper: #ffffff;
+LIGHT = """--paper: #ffffff;
   --box: #ffffff; --source: #f4f0fb; --line: #6b4ea0; --ink: #241a38; --soft: #6a6280;
   --edge: #9a8fb5; --frame: #f8f6fd; --rim: #c9bce6; --cached: #3f8f5b; --run: #b4690e;
-  --resume: #2a6fb8; }
+  --resume: #2a6fb8;"""
+DARK = """--paper: #17131f; --box: #231d30; --source: #2d2540; --line: #b79df0; --ink: #f2eefa;
+    --soft: #b3aac8; --edge: #7d7496; --frame: #1d1828; --rim: #493d66; --cached: #6cc48b;
+    --run: #e5a24a; --resume: #74b0ee;"""
+
+_STYLE = (
+    """
+.gg { font-family: system-ui, -apple-system, "Segoe UI", sans-serif; LIGHT }
 .gg .paper { fill: var(--paper); }
 .gg .box { fill: var(--box); stroke: var(--line); stroke-width: 1.4; }
 .gg .source .box { fill: var(--source); }
@@ -48,11 +54,12 @@ _STYLE = """
   stroke-linejoin: round; paint-order: stroke; text-anchor: end; }
 .gg .inside .label { stroke: var(--frame); }
 @media (prefers-color-scheme: dark) {
-  .gg { --paper: #17131f; --box: #231d30; --source: #2d2540; --line: #b79df0; --ink: #f2eefa;
-    --soft: #b3aac8; --edge: #7d7496; --frame: #1d1828; --rim: #493d66; --cached: #6cc48b;
-    --run: #e5a24a; --resume: #74b0ee; }
+  .gg { DARK }
 }
 """.strip()
+    .replace("LIGHT", LIGHT)
+    .replace("DARK", DARK)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +104,12 @@ def draw(graph: Graph, plan: Plan | None) -> str:
     for body in bodies.values():
         parts += _frame(body, layout.places[body.stage.name], known.get(body.stage.name))
     for line, way in zip(lines, layout.ways, strict=True):
-        parts.append(_edge(way, line.label))
+        parts.append(_edge(way, line))
     for stage in graph.stages:
         if not stage.body:
-            parts.append(_box(stage, layout.places[stage.name], known.get(stage.name)))
-    parts += [_box(stage, layout.places[name], "skipped") for name, stage in faint.items()]
+            state = known.get(stage.name)
+            parts.append(_box(stage.name, stage, layout.places[stage.name], state))
+    parts += [_box(name, stage, layout.places[name], "skipped") for name, stage in faint.items()]
     return "\n".join([*parts, "</g>", "</svg>"]) + "\n"
 
 
@@ -181,7 +189,7 @@ def _n(value: float) -> str:
 
 
 def _box(
-    stage: Stage, place: tuple[float, float], state: str | None, *, inside: bool = False
+    id: str, stage: Stage, place: tuple[float, float], state: str | None, *, inside: bool = False
 ) -> str:
     x, middle = place
     y = middle - HEIGHT / 2
@@ -192,7 +200,8 @@ def _box(
         at = _n(x + width - 11)
         word = f'<text class="state" x="{at}" y="{_n(y + 38)}">{WORDS[state]}</text>'
     return (
-        f'<g class="{" ".join(kinds)}"><title>{escape(_settings(stage))}</title>'
+        f'<g class="{" ".join(kinds)}" data-stage="{escape(id)}">'
+        f"<title>{escape(_settings(stage))}</title>"
         f'<rect class="box" x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(HEIGHT)}" '
         f'rx="9"/><text class="name" x="{_n(x + 13)}" y="{_n(y + 21)}">{escape(stage.name)}</text>'
         f'<text class="verb" x="{_n(x + 13)}" y="{_n(y + 38)}">{escape(title(stage))}</text>'
@@ -215,7 +224,8 @@ def _frame(body: Body, place: tuple[float, float], state: str | None) -> list[st
     kinds = f"region {state}" if state else "region"
     label = escape(f"{title(stage)} · {stage.name}")
     parts = [
-        f'<g class="{kinds}"><title>{escape(_settings(stage))}</title>'
+        f'<g class="{kinds}" data-stage="{escape(stage.name)}">'
+        f"<title>{escape(_settings(stage))}</title>"
         f'<rect class="frame" x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" '
         f'height="{_n(height)}" rx="14"/>'
         f'<text class="head" x="{_n(x + 16)}" y="{_n(y + 21)}">{label}</text>'
@@ -230,9 +240,11 @@ def _frame(body: Body, place: tuple[float, float], state: str | None) -> list[st
         height = body.layout.places[f"in {name}"][1]
         parts.append(f'<path class="edge" d="M{_n(-PAD)} {_n(height)}H0"/>')
     for line, way in zip(body.lines, body.layout.ways, strict=True):
-        parts.append(_edge(way, line.label))
+        parts.append(_edge(way, _outside(line, body)))
+    places = body.layout.places
     parts += [
-        _box(inner, body.layout.places[inner.name], state, inside=True) for inner in stage.body
+        _box(f"{stage.name}.{inner.name}", inner, places[inner.name], state, inside=True)
+        for inner in stage.body
     ]
     last = next(inner for inner in stage.body if inner.name == stage.next)
     left, at = body.layout.places[last.name]
@@ -254,7 +266,14 @@ def _loop(body: Body, stage: Stage) -> str:
     )
 
 
-def _edge(way: Way, label: str) -> str:
+def _outside(line: Arrow, body: Body) -> Arrow:
+    """An arrow inside a repeat with the names that its ends have in the whole drawing."""
+    inside = body.stage.name
+    source = line.source.removeprefix("in ") if line.source.startswith("in ") else ""
+    return Arrow(source or f"{inside}.{line.source}", f"{inside}.{line.target}", line.label)
+
+
+def _edge(way: Way, line: Arrow) -> str:
     x, y = way.start
     path = [f"M{_n(x)} {_n(y)}"]
     stops: Sequence[tuple[float, float, float]] = (*way.lanes, (way.end[0] - 8, *way.end))
@@ -267,7 +286,9 @@ def _edge(way: Way, label: str) -> str:
             path.append(f"H{_n(right)}")
         x, y = right, height
     text = ""
-    if label:
+    if line.label:
         at, height = way.end
-        text = f'<text class="label" x="{_n(at - 10)}" y="{_n(height - 4)}">{escape(label)}</text>'
-    return f'<path class="edge" d="{"".join(path)}" marker-end="url(#gg-tip)"/>{text}'
+        shown = escape(line.label)
+        text = f'<text class="label" x="{_n(at - 10)}" y="{_n(height - 4)}">{shown}</text>'
+    ends = f'data-from="{escape(line.source)}" data-to="{escape(line.target)}"'
+    return f'<path class="edge" {ends} d="{"".join(path)}" marker-end="url(#gg-tip)"/>{text}'

@@ -45,6 +45,11 @@ def explain(declaration: ast.AlgorithmDecl, formula: Formula, *, latex: bool = F
     return "\n".join([*shown, "", *_facts(formula)])
 
 
+def lines_of(declaration: ast.AlgorithmDecl) -> list[str]:
+    """Every line of an algorithm as mathematics, its parameters left as names."""
+    return [head + text for head, text in (_line(Writer({}), line) for line in declaration.body)]
+
+
 def table(algorithms: Iterable[tuple[ast.AlgorithmDecl, Formula]]) -> str:
     """The library as a Markdown document: name, batch, what it reads, first sentence."""
     rows = [

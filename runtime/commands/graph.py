@@ -1,4 +1,4 @@
-"""Draw the stage graph of a pipeline as Mermaid, DOT, JSON or SVG."""
+"""Draw the stage graph of a pipeline as Mermaid, DOT, JSON, SVG or an interactive page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from grape.runtime.commands.shared import chosen_pipeline, load, pipeline_argume
 
 EXAMPLE = """examples:
   grape graph quickstart.grape
-  grape graph quickstart.grape --format svg --out graph.svg"""
+  grape graph quickstart.grape --format svg --out graph.svg
+  grape graph quickstart.grape --format html --state --out graph.html"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,9 @@ from grape.dsl.source import Source
 
 STD = Path(grape.__file__).parent / "pipelines" / "std"
 
+MAX_IMPORTS = 50
+"""Files that may import one another in a chain."""
+
 Importable = ast.RewardDecl | ast.RubricDecl | ast.AlgorithmDecl
 
 
@@ -168,6 +171,8 @@ def _not_there(use: ast.Use, ident: ast.Ident, known: list[str]) -> NoReturn:
 def _place(loading: Loading, module: Module, use: ast.Use) -> Path:
     """The file or folder that a source means."""
     text = use.source.value
+    if "\0" in text or len(text) > 1024:
+        refuse("G104", "the source of this import is no path", use.source.span)
     if text == "std" or text.startswith("std/"):
         base, root = STD.parent / text, STD
     elif text.startswith(("./", "../")):
@@ -194,7 +199,10 @@ def _load(loading: Loading, path: Path, use: ast.Use) -> Module:
         refuse("G105", f"these files import each other: {names}", use.source.span)
     if path in loading.modules:
         return loading.modules[path]
-    text = path.read_text(encoding="utf-8")
+    if len(loading.stack) > MAX_IMPORTS:
+        message = f"imports nest deeper than {MAX_IMPORTS} files"
+        refuse("G713", message, use.source.span, hint="import from where the name is declared")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     return load_module(loading, path, Source(_shown(loading, path), text))
 
 

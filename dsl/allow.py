@@ -29,6 +29,14 @@ def apply_allows(files: Iterable[File], findings: Iterable[Finding]) -> list[Fin
     return kept
 
 
+def silenced(files: Iterable[File], findings: Iterable[Finding]) -> list[Finding]:
+    """The findings that are not silenced: for those made after the file itself was checked."""
+    allows = [allow for file in files for allow in file.allows]
+    return [
+        finding for finding in findings if not any(silences(allow, finding) for allow in allows)
+    ]
+
+
 def silences(allow: Allow, finding: Finding) -> bool:
     """Whether a suppression is meant for a finding: its code, on its line or the one before."""
     return (

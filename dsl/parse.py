@@ -94,7 +94,7 @@ def _top(
             continue
         if number or edition is not None:
             findings.append(Finding("G007", "the edition stands on the first line", item.span))
-        elif item.value != EDITION:
+        elif item.kind != "refused" and item.value != EDITION:
             findings.append(Finding("G007", f"this Grape reads edition {EDITION}", item.span))
         edition = int(item.value) if edition is None else edition
     if edition is None and not damaged:

@@ -155,6 +155,8 @@ def _line(
 
 def _expr(scope: _Scope, node: ast.Expr) -> int:
     match node:
+        case ast.Number(kind="refused"):
+            raise _Poisoned
         case ast.Number() | ast.Bool():
             return scope.terms.const(node.value)
         case ast.Name():

@@ -8,6 +8,7 @@ from grape.compiler.graph import Stage
 from grape.compiler.names import refuse
 from grape.compiler.sources import PARTS
 from grape.compiler.templates import parse_template
+from grape.dsl.nearest import nearest
 from grape.dsl.source import Span
 
 
@@ -66,7 +67,11 @@ def _check_data(path: str, span: Span, project: Path) -> None:
     if file.is_dir():
         refuse("G110", f'"{path}" is a folder, not a file', span)
     if not file.is_file():
+        beside = file.parent.iterdir() if file.parent.is_dir() else ()
+        close = nearest(file.name, (item.name for item in beside))
         hint = f"paths start in the folder of the pipeline file, {project}"
+        if close:
+            hint = f"did you mean {' or '.join(f'`{name}`' for name in close)} in the same folder?"
         refuse("G110", f'there is no file "{path}"', span, hint=hint)
 
 

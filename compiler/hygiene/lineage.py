@@ -128,8 +128,8 @@ def _reference(scope: Scope) -> Iterator[Finding]:
     labels = (Label(start.span, "the training begins from this model"),)
     if line[-1] is not other[-1] and not _same_source(line[-1], other[-1]):
         message = (
-            f"the reference `{reference.source}` comes from `{other[-1].name}`, "
-            f"the trained model from `{line[-1].name}`: they are no relatives"
+            f"the reference `{reference.source}` is no relative of the trained model, which "
+            f"comes from `{line[-1].name}`"
         )
         hint = f"write `reference = {start.name}`, or name the other model `teacher`"
         yield Finding("G423", message, reference.span, labels, hint=hint)

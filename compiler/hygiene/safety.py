@@ -7,7 +7,6 @@ from pathlib import Path
 
 from grape.compiler.graph import Graph, Stage
 from grape.compiler.hygiene.walk import scopes_of, setting_span
-from grape.compiler.python_reward import impurities, loose_calls
 from grape.compiler.rewards import walk
 from grape.dsl import ast
 from grape.dsl.findings import Finding, Label
@@ -77,6 +76,8 @@ def _purity(stage: Stage, project: Path, seen: set[str]) -> Iterator[Finding]:
         text = node["params"]["source"] if node["op"] == "call" and node["name"] == "python" else ""
         if not text or text.partition(":")[0] in seen:
             continue
+        from grape.compiler.python_reward import impurities, loose_calls
+
         seen.add(text.partition(":")[0])
         for place, what in impurities(text, project):
             message = f"`{text}` {what}, so the same completion can get another reward"

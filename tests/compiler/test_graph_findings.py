@@ -156,3 +156,40 @@ def test_purity(project: Path, body: str, told: bool) -> None:
     assert [finding.code for finding in found] == (["G604"] if told else [])
     if told:
         assert found[0].labels[0].span.source.path == "mine.py"
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [("sft, dpo", "sft"), ("dpo, sft", "sft"), ("dpo, sft, rloo", "sft")],
+)
+def test_an_unused_import_can_be_taken_out(project: Path, names: str, kept: str) -> None:
+    text = (
+        f'grape 1\n\nuse {names} from "std/algorithms"\n\npipeline p() {{\n'
+        '  data sums = jsonl("data/sums.jsonl") { prompt = "{a}", completion = "{b}" }\n'
+        '  model base = fresh("llama", sums)\n'
+        "  stage warm = train(base, sums) { algorithm = sft() }\n"
+        '  output warm as "models/warm"\n}\n'
+    )
+    while found := findings(project, text):
+        assert {finding.code for finding in found} == {"G106"}
+        fix = found[0].fix
+        assert fix is not None and fix.safe
+        text = apply_fixes(text, [fix])
+    assert f"use {kept} from" in text
+
+
+def test_a_setting_among_the_parameters_is_told_its_place(project: Path) -> None:
+    text = LOOP.format(prompts=8, group=4, settings="lr = 1e-5", reference="")
+    (found,) = findings(project, text.replace("sft()", "sft(epochs = 2)"))
+    assert (found.code, found.hint) == (
+        "G108",
+        "`epochs` is a setting of `train`: write it beside `algorithm`",
+    )
+
+
+def test_the_nearest_file_is_named(project: Path) -> None:
+    text = LOOP.format(prompts=8, group=4, settings="lr = 1e-5", reference="")
+    (found,) = findings(project, text.replace("sums.jsonl", "sum.jsonl"))
+    assert found.hint == "did you mean `sums.jsonl` in the same folder?"
+    (found,) = findings(project, 'grape 1\n\nuse sft from "std/algoritms"\n')
+    assert found.hint == 'did you mean "std/algorithms"?'

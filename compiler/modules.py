@@ -209,8 +209,8 @@ def _place(loading: Loading, module: Module, use: ast.Use) -> Path:
         before = text.rpartition("/")[0]
         close = nearest(base.name, (item.name for item in beside))
         meant = " or ".join(f'"{before}/{name}"' for name in close)
-        hint = f"did you mean {meant}?" if close else None
-        refuse("G104", f'there is no file or folder "{text}"', use.source.span, hint=hint)
+        told = f"did you mean {meant}?" if close else None
+        refuse("G104", f'there is no file or folder "{text}"', use.source.span, hint=told)
     return base if root is STD else base.resolve()
 
 

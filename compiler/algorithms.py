@@ -59,6 +59,7 @@ def formula_of(
 
     check_declared(declaration.params)
     name = declaration.name.name
+    _check_settings(name, declaration, expr)
     values = call_values(name, declaration.params, expr.args, scope, expr.span)
     formula, found = infer(declaration, _scalars(values), parts=parts)
     findings += found
@@ -98,6 +99,19 @@ def goes_through_parts(declaration: ast.AlgorithmDecl) -> bool:
 
     lines = (expressions_of(statement) for statement in declaration.body)
     return any(within(expr) for exprs in lines for expr in exprs)
+
+
+def _check_settings(name: str, declaration: ast.AlgorithmDecl, expr: ast.Call) -> None:
+    """A setting of the stage among the parameters of its algorithm: a common slip."""
+    from grape.compiler.verbs import verb
+
+    known = {param.name.name for param in declaration.params}
+    for arg in expr.args:
+        if arg.name is None or arg.name.name in known:
+            continue
+        if arg.name.name in verb("train").settings.model_fields:
+            hint = f"`{arg.name.name}` is a setting of `train`: write it beside `algorithm`"
+            refuse("G108", f"`{name}` has no parameter `{arg.name.name}`", arg.name.span, hint=hint)
 
 
 def check_declaration(declaration: ast.AlgorithmDecl, findings: list[Finding]) -> None:

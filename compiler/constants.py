@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grape.compiler.names import refuse, unknown
+from grape.compiler.names import Refused, refuse, unknown
 from grape.dsl import ast
 from grape.dsl.source import Span
 
@@ -40,6 +40,8 @@ Scope = Mapping[str, Value]
 def evaluate(expr: ast.Expr, scope: Scope) -> Value:
     """The value of an expression. Raises `Refused` where it has none."""
     match expr:
+        case ast.Number(kind="refused"):
+            raise Refused(None)
         case ast.Number(value, kind):
             return Value(value, kind)
         case ast.String(value):
@@ -223,7 +225,7 @@ def _arithmetic(expr: ast.Binary, left: Value, right: Value) -> Value:
     kind = _kind(expr, left.kind, right.kind)
     a, b = left.data, right.data
     try:
-        data = _OPERATIONS[expr.op](a, b)
+        data = _bounded(_OPERATIONS[expr.op](a, b))
     except ZeroDivisionError:
         refuse("G205", f"`{expr.span.text}` divides by zero", expr.span)
     except OverflowError:
@@ -240,8 +242,23 @@ _OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
     "/": lambda a, b: a / b,
-    "^": lambda a, b: a**b,
+    "^": lambda a, b: _power(a, b),
 }
+
+MAX_BITS = 4096
+"""Size of the largest whole number that is computed: nothing that is counted comes near it."""
+
+
+def _power(a: float, b: float) -> Any:
+    if isinstance(a, int) and isinstance(b, int) and b > 0 and a.bit_length() * b > MAX_BITS:
+        raise OverflowError
+    return a**b
+
+
+def _bounded(data: Any) -> Any:
+    if isinstance(data, int) and data.bit_length() > MAX_BITS:
+        raise OverflowError
+    return data
 
 
 def _kind(expr: ast.Binary, left: str, right: str) -> str:

@@ -19,7 +19,12 @@ from grape.compiler.graph import Edge, Stage
 from grape.compiler.verbs import VERBS, verb
 
 KEY_VERSION = 1
-NEUTRAL: dict[str, frozenset[str]] = {"train": frozenset({"checkpoint", "micro_tokens"})}
+WATCHED = frozenset({"ratio_tolerance", "patience", "max_truncated", "min_entropy", "max_kl"})
+NEUTRAL: dict[str, frozenset[str]] = {
+    "train": WATCHED | {"checkpoint", "micro_tokens"},
+    "score": frozenset({"calls_per_minute"}),
+    "evaluate": frozenset({"calls_per_minute"}),
+}
 """By verb: settings that change how work is done and not what comes out."""
 
 
@@ -116,11 +121,11 @@ def key_document(
 
 
 def _relevant(stage: Stage) -> dict[str, Any]:
-    """The settings that can change what comes out. A reward's `timeout` can only where a late
-    reward gets a number; elsewhere it stops the run, and nothing comes out."""
+    """The settings that can change what comes out. A reward's `timeout` and `retries` can only
+    where a failing reward gets a number; elsewhere it stops the run, and nothing comes out."""
     neutral = NEUTRAL.get(stage.verb, frozenset())
     if stage.settings.get("on_error") == "stop":
-        neutral |= {"timeout"}
+        neutral |= {"timeout", "retries"}
     if stage.settings.get("token", "") is None:
         neutral |= {"token"}  # data and models that need none keep the keys that they had
     return {name: value for name, value in stage.settings.items() if name not in neutral}

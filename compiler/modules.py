@@ -14,11 +14,15 @@ from typing import NoReturn
 import grape
 from grape.compiler.names import Refused, refuse, unknown
 from grape.dsl import ast
-from grape.dsl.findings import Finding, Label
+from grape.dsl.findings import Edit, Finding, Fix, Label
+from grape.dsl.nearest import nearest
 from grape.dsl.parse import parse
-from grape.dsl.source import Source
+from grape.dsl.source import Source, Span
 
 STD = Path(grape.__file__).parent / "pipelines" / "std"
+
+MAX_IMPORTS = 50
+"""Files that may import one another in a chain."""
 
 Importable = ast.RewardDecl | ast.RubricDecl | ast.AlgorithmDecl
 
@@ -111,8 +115,24 @@ def unused_imports(module: Module) -> list[Finding]:
     for name, ident in module.imports.items():
         if name not in module.used and module.imported.get(name) is not None:
             message = f"`{name}` is imported and never used"
-            found.append(Finding("G106", message, ident.span))
+            found.append(Finding("G106", message, ident.span, fix=_without(module, ident)))
     return found
+
+
+def _without(module: Module, ident: ast.Ident) -> Fix:
+    """The import without a name; without the whole statement when it is the only one."""
+    span, text = ident.span, ident.span.source.text
+    uses = (item for item in module.file.declarations if isinstance(item, ast.Use))
+    use = next(item for item in uses if ident in item.names)
+    start, end = span.start, span.end
+    if len(use.names) == 1:
+        start, end = use.span.start, use.span.end
+    elif ident is use.names[-1]:
+        start = use.names[-2].span.end
+    else:
+        end = use.names[use.names.index(ident) + 1].span.start
+    clean = "#" not in text[start:end]
+    return Fix("remove it", (Edit(Span(span.source, start, end), ""),), safe=clean)
 
 
 def _declare(loading: Loading, module: Module) -> None:
@@ -183,6 +203,8 @@ def _not_there(use: ast.Use, ident: ast.Ident, known: list[str]) -> NoReturn:
 def _place(loading: Loading, module: Module, use: ast.Use) -> Path:
     """The file or folder that a source means."""
     text = use.source.value
+    if "\0" in text or len(text) > 1024:
+        refuse("G104", "the source of this import is no path", use.source.span)
     if text == "std" or text.startswith("std/"):
         base, root = STD.parent / text, STD
     elif text.startswith(("./", "../")):
@@ -198,7 +220,12 @@ def _place(loading: Loading, module: Module, use: ast.Use) -> Path:
         message = f'"{text}" lies outside the project folder'
         refuse("G701", message, use.source.span, hint="imports stay inside the folder of the file")
     if not base.exists():
-        refuse("G104", f'there is no file or folder "{text}"', use.source.span)
+        beside = base.parent.iterdir() if base.parent.is_dir() else ()
+        before = text.rpartition("/")[0]
+        close = nearest(base.name, (item.name for item in beside))
+        meant = " or ".join(f'"{before}/{name}"' for name in close)
+        told = f"did you mean {meant}?" if close else None
+        refuse("G104", f'there is no file or folder "{text}"', use.source.span, hint=told)
     return base if root is STD else base.resolve()
 
 
@@ -209,6 +236,9 @@ def _load(loading: Loading, path: Path, use: ast.Use) -> Module:
         refuse("G105", f"these files import each other: {names}", use.source.span)
     if path in loading.modules:
         return loading.modules[path]
+    if len(loading.stack) > MAX_IMPORTS:
+        message = f"imports nest deeper than {MAX_IMPORTS} files"
+        refuse("G713", message, use.source.span, hint="import from where the name is declared")
     text = loading.texts.read(path)
     return load_module(loading, path, Source(_shown(loading, path), text))
 

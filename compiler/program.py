@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from grape.dsl.allow import apply_allows as silence
 from grape.dsl.allow import silences
 from grape.dsl.catalogue import entry
 from grape.dsl.findings import Finding, in_order
-from grape.dsl.source import Source
+from grape.dsl.source import Source, Span
 
 
 class Invalid(Exception):
@@ -144,7 +145,7 @@ def load(
 
 
 def _read(path: Path) -> str:
-    return path.read_bytes().decode("utf-8", errors="replace")
+    return path.read_bytes().decode("utf-8-sig", errors="replace")
 
 
 def _run(
@@ -166,6 +167,24 @@ def _run(
 def load_files(work: Work) -> None:
     """The file and everything it imports."""
     load_module(work.loading, work.path, work.source)
+
+
+_HIDDEN = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that make a text look other than it is read."""
+
+
+def check_texts(work: Work) -> None:
+    """Characters that a reader does not see, and that turn round what they do see."""
+    for module in work.loading.modules.values():
+        source = module.file.source
+        match = _HIDDEN.search(source.text)
+        if match:
+            message = (
+                f"the hidden character U+{ord(match[0]):04X} changes the order in which this line "
+                "is shown"
+            )
+            span = Span(source, match.start(), match.end())
+            work.findings.append(Finding("G718", message, span, hint="delete it"))
 
 
 def check_declarations(work: Work) -> None:
@@ -266,6 +285,7 @@ def apply_allows(work: Work) -> None:
 
 PASSES: tuple[Callable[[Work], None], ...] = (
     load_files,
+    check_texts,
     check_declarations,
     bind_parameters,
     build_graphs,

@@ -20,6 +20,9 @@ from grape.dsl.source import Span
 
 _REQUIRED = object()
 
+MAX_OPEN, MAX_CALLS = 40, 500
+"""How deep declared rewards may call each other, and how many calls one may come to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
@@ -77,6 +80,7 @@ class _Work:
     project: Path
     labels: set[str] = field(default_factory=set)
     open: list[str] = field(default_factory=list)
+    size: int = 0
 
     def label(self, name: str) -> str:
         number = 2
@@ -149,6 +153,10 @@ def _inside(
     if name in work.open:
         chain = " → ".join([*work.open[work.open.index(name) :], name])
         refuse("G118", f"a reward cannot call itself: {chain}", call.span)
+    work.size += 1
+    if len(work.open) > MAX_OPEN or work.size > MAX_CALLS:
+        message = f"this reward calls others {MAX_OPEN} deep or {MAX_CALLS} times"
+        refuse("G717", message, call.span, hint="write it with fewer rewards")
     values = call_values(name, declared.params, call.args, scope, call.span)
     work.open.append(name)
     made = _expression(declared.value, home, values, work)
@@ -253,6 +261,8 @@ def _check_regex(params: dict[str, Any], expr: ast.Call) -> None:
         re.compile(params["pattern"])
     except re.error as error:
         refuse("G202", f"the pattern is no regular expression: {error.msg}", expr.span)
+    except (OverflowError, RecursionError):
+        refuse("G202", "the pattern is too large for a regular expression", expr.span)
 
 
 def _check_format(params: dict[str, Any], expr: ast.Call) -> None:
@@ -268,7 +278,7 @@ def _check_builtin(name: str, params: dict[str, Any], expr: ast.Call, project: P
     checks: dict[str, Callable[[], None]] = {
         "regex": lambda: _check_regex(params, expr),
         "format": lambda: _check_format(params, expr),
-        "python": lambda: _check_python(params["source"], expr, project),
+        "python": lambda: _read_python(params["source"], expr, project),
     }
     if name in checks:
         checks[name]()
@@ -276,27 +286,10 @@ def _check_builtin(name: str, params: dict[str, Any], expr: ast.Call, project: P
         refuse("G202", "`min` of `within` is greater than `max`", expr.span)
 
 
-def _check_python(text: str, expr: ast.Call, project: Path) -> None:
-    """The file is read as syntax only; nothing of it is imported or run."""
-    import ast as python
+def _read_python(text: str, expr: ast.Call, project: Path) -> None:
+    from grape.compiler.python_reward import read_reward
 
-    path, _, function = text.partition(":")
-    if not path.endswith(".py") or not function.isidentifier():
-        refuse("G202", f'`python` takes "FILE.py:FUNCTION", not "{text}"', expr.span)
-    file = (project / path).resolve()
-    if not file.is_relative_to(project):
-        hint = "a reward's file stays inside the folder of the pipeline file"
-        refuse("G702", f'"{path}" lies outside the project folder', expr.span, hint=hint)
-    if not file.is_file():
-        refuse("G113", f'there is no file "{path}"', expr.span)
-    try:
-        tree = python.parse(file.read_text(encoding="utf-8"))
-    except SyntaxError as error:
-        message = f'"{path}" is no valid Python: {error.msg} in line {error.lineno}'
-        refuse("G113", message, expr.span)
-    names = [node.name for node in tree.body if isinstance(node, python.FunctionDef)]
-    if function not in names:
-        unknown("G113", f'"{path}" defines no function `{function}`', function, expr.span, [])
+    read_reward(text, expr.span, project)
 
 
 def check_declaration(declared: ast.RewardDecl, module: Module, project: Path) -> None:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from grape.compiler.constants import Scope, Value, evaluate, origin, show
+from grape.compiler.foreign import FOREIGN
 from grape.compiler.names import Refused, refuse, unknown
 from grape.compiler.params import parse_expression
 from grape.compiler.verb import Secret, Settings, Unit
@@ -41,6 +42,9 @@ def check_settings(
     known = [name for name in (*model.model_fields, *special) if name not in ("kind", "options")]
     for setting in settings:
         name = setting.name.name
+        if name not in known and name in FOREIGN:
+            message = f"`{owner}` has no setting `{name}`"
+            refuse("G109", message, setting.name.span, hint=FOREIGN[name])
         if name not in known:
             unknown(
                 "G109",

@@ -97,7 +97,8 @@ def _verb_of(node: ast.Node) -> tuple[ast.Call, Verb]:
         unknown("G114", message, name, call.function.span, known, listing="there are")
     made = verb(name)
     if made.keyword != keyword:
-        message = f"`{name}` makes a {made.keyword}: write `{made.keyword} {node.name.name} = …`"
+        what = made.keyword if made.keyword == "data" else f"a {made.keyword}"
+        message = f"`{name}` makes {what}: write `{made.keyword} {node.name.name} = …`"
         refuse("G220", message, call.function.span)
     return call, made
 
@@ -238,7 +239,7 @@ def _trained(stage: Stage, setting: ast.Setting, inputs: Inputs, place: Place) -
         name = arg.value.span.text
         what = _describe(data.type)
         message = f"`{declaration.name.name}` learns from {wanted}, `{name}` is {what}"
-        labels = (Label(arg.span, "the data"),)
+        labels = (Label(arg.span, "the data"), Label(data.made_at, "made here"))
         refuse(
             "G204",
             message,

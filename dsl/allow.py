@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from grape.dsl.ast import Allow, File
 from grape.dsl.catalogue import codes, entry
-from grape.dsl.findings import Finding
+from grape.dsl.findings import Edit, Finding, Fix
 from grape.dsl.nearest import did_you_mean
 
 
@@ -25,8 +25,17 @@ def apply_allows(files: Iterable[File], findings: Iterable[Finding]) -> list[Fin
             kept.append(Finding("G009", f"there is no finding {allow.code}{hint}", allow.span))
         elif allow not in used and entry(allow.code).depth == "lint":
             message = f"nothing here gives {allow.code}; remove the suppression"
-            kept.append(Finding("G008", message, allow.span))
+            fix = Fix("remove it", (Edit(allow.span, ""),))
+            kept.append(Finding("G008", message, allow.span, fix=fix))
     return kept
+
+
+def silenced(files: Iterable[File], findings: Iterable[Finding]) -> list[Finding]:
+    """The findings that are not silenced: for those made after the file itself was checked."""
+    allows = [allow for file in files for allow in file.allows]
+    return [
+        finding for finding in findings if not any(silences(allow, finding) for allow in allows)
+    ]
 
 
 def silences(allow: Allow, finding: Finding) -> bool:

@@ -16,7 +16,8 @@ def _span() -> Span:
     return field(compare=False, repr=False)  # type: ignore[no-any-return]
 
 
-NumberKind = Literal["int", "float", "fraction", "size", "duration"]
+NumberKind = Literal["int", "float", "fraction", "size", "duration", "refused"]
+"""`refused` stands where a number was refused already: what needs its value is left unchecked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class Builder(Transformer[Token, Any]):
         if depth <= MAX_NESTING + 1:
             self._report("G006", "this expression nests too deep; name parts of it", made.span)
         self.skipped = True
-        stand_in = ast.Number(0, "int", made.span)
+        stand_in = ast.Number(0, "refused", made.span)
         self._depths[id(stand_in)] = float("inf"), stand_in
         return stand_in
 
@@ -125,11 +125,12 @@ class Builder(Transformer[Token, Any]):
             if close:
                 fix = Fix(f"write {close[0]}", (Edit(span, match[1] + close[0]),), safe=False)
             self._report("G003", f"`{unit}` is not a unit{hint}", span, fix)
-            unit = ""
+            self.skipped = True
+            return ast.Number(0, "refused", span)
         if len(digits) > MAX_DIGITS or float(digits) * UNITS[unit][1] == float("inf"):
             self._report("G004", "this number is too large to mean anything", span)
             self.skipped = True
-            return ast.Number(0, "int", span)
+            return ast.Number(0, "refused", span)
         kind, scale = UNITS[unit]
         whole = digits.isdigit()
         if unit == "":
@@ -235,7 +236,7 @@ class Builder(Transformer[Token, Any]):
             span = self._span(first) if isinstance(first, Token) else first.span
             self._report("G006", "this expression has too many operators; name parts of it", span)
             self.skipped = True
-            return ast.Number(0, "int", span)
+            return ast.Number(0, "refused", span)
         items = list(reversed(children))
         return self._climb(items, 0)
 

@@ -1,7 +1,8 @@
 """The catalogue of findings: one file `catalogue/CODE.md` per code.
 
 Its first line is `# CODE short-name · severity · depth`; prose says why; `## Bad` and `## Good`
-each hold a fenced example. `grape explain`, the documentation and the tests read the same files.
+each hold a fenced example; `## Seen in` may list threads where people met it. `grape explain`, the
+documentation and the tests read the same files.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from grape.dsl.nearest import did_you_mean
 
 _FOLDER = Path(__file__).with_name("catalogue")
 _HEAD = re.compile(r"# (G\d{3}) ([a-z0-9-]+) · (error|warning) · (lint|probe|plan|run)")
+_SEEN = re.compile(r"^- (https://\S+)$", re.MULTILINE)
 _EXAMPLE = re.compile(r"## (Bad|Good)\s+```grape\n(.*?)```", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a code means. `depth` is where it appears: lint, probe, plan or run."""
+    """What a code means. `depth` is where it appears: lint, probe, plan or run; `seen` are
+    addresses of issue threads in which people met it with other tools."""
 
     code: str
     name: str
@@ -29,6 +32,7 @@ class Entry:
     why: str
     bad: str
     good: str
+    seen: tuple[str, ...] = ()
 
 
 @cache
@@ -49,5 +53,12 @@ def entry(code: str) -> Entry:
     why = text[head.end() :].split("## Bad")[0].strip()
     examples = dict(_EXAMPLE.findall(text))
     return Entry(
-        head[1], head[2], head[3], head[4], why, examples.get("Bad", ""), examples.get("Good", "")
+        head[1],
+        head[2],
+        head[3],
+        head[4],
+        why,
+        examples.get("Bad", ""),
+        examples.get("Good", ""),
+        tuple(_SEEN.findall(text.partition("## Seen in")[2])),
     )

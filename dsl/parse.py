@@ -94,7 +94,7 @@ def _top(
             continue
         if number or edition is not None:
             findings.append(Finding("G007", "the edition stands on the first line", item.span))
-        elif item.value != EDITION:
+        elif item.kind != "refused" and item.value != EDITION:
             message = f"this Grape reads edition {EDITION}, and the file is written for another"
             hint = f"install a Grape that knows it, or begin the file with `grape {EDITION}`"
             findings.append(Finding("G007", message, item.span, hint=hint))

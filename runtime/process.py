@@ -82,7 +82,11 @@ def run_job(
     if stop.is_set():
         raise Cancelled
     if heard.failure is not None:
-        raise StageError(f"`{name}`: {heard.failure['message']}", hint=heard.failure.get("hint"))
+        raise StageError(
+            f"`{name}`: {heard.failure['message']}",
+            hint=heard.failure.get("hint"),
+            code=heard.failure.get("code"),
+        )
     if process.returncode != 0:
         why = _why(process.returncode, heard.place)
         raise StageError(f"`{name}` {why}", hint=f"its log is {log}")

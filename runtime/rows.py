@@ -34,6 +34,11 @@ def read_jsonl(path: Path, shown: str) -> Iterator[Row]:
                     hint="every line must be one whole JSON object, such as "
                     '{"prompt": "2 + 2 =", "answer": "4"}',
                 ) from None
+            except ValueError:
+                raise StageError(
+                    f"`{shown}`, line {number} holds a number with too many digits to be read",
+                    hint="write such a number as text, in quotes",
+                ) from None
             except RecursionError:
                 raise StageError(
                     f"`{shown}`, line {number} nests its values too deeply to be read",

@@ -45,7 +45,8 @@ def main(argv: list[str]) -> int:
     try:
         _run(job, events)
     except StageError as error:
-        events.emit({"event": "error", "message": error.message, "hint": error.hint})
+        told = {"message": error.message, "hint": error.hint, "code": error.code}
+        events.emit({"event": "error", **told})
         return 1
     except Exception as error:
         story = {"text": traceback.format_exc()}
@@ -66,8 +67,11 @@ def _reason(error: Exception, job: dict[str, Any]) -> dict[str, str]:
     if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
         return {
-            "message": f"memory ran out; this process had used {used:.1f} GiB of the machine's",
-            "hint": "lower `micro_tokens` or `sequences_per_update`, or train an adapter",
+            "message": "G910: memory ran out; this process had used "
+            f"{used:.1f} GiB of the machine's",
+            "hint": "lower `micro_tokens` or `sequences_per_update`, or train an adapter "
+            "(`grape explain G910`)",
+            "code": "G910",
         }
     if any(words in text for words in _NO_ROOM):
         return {

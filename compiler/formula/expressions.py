@@ -20,6 +20,8 @@ def expression(scope: Scope, node: ast.Expr) -> int:
     from grape.compiler.formula.calls import call
 
     match node:
+        case ast.Number(kind="refused"):
+            raise Poisoned
         case ast.Number() | ast.Bool():
             return scope.terms.const(node.value)
         case ast.Name():

@@ -19,7 +19,7 @@ _FOLD: dict[str, Callable[..., float | bool]] = {
     "sub": operator.sub,
     "mul": operator.mul,
     "div": operator.truediv,
-    "pow": operator.pow,
+    "pow": lambda a, b: float(a) ** b,  # whole numbers would grow without bound
     "neg": operator.neg,
     "eq": operator.eq,
     "ne": operator.ne,

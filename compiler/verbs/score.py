@@ -17,6 +17,10 @@ class ScoreSettings(Settings):
     """What a completion gets when its reward fails: a number, or the run stops and shows it."""
     timeout: Annotated[Duration, Field(gt=0)] = 10.0
     """Longest time for one completion."""
+    retries: Annotated[int, Field(ge=0)] = 0
+    """Times that a failing reward is asked again before `on_error` holds."""
+    calls_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Most completions that are scored in a minute; none: as fast as it goes."""
 
 
 def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:

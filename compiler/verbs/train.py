@@ -56,6 +56,16 @@ class TrainSettings(Settings):
     """Longest sequence in tokens; none: the context of the model."""
     checkpoint: Annotated[Duration, Field(gt=0)] = 300.0
     """How often the state is saved."""
+    ratio_tolerance: Annotated[float, Field(gt=0)] = 0.1
+    """Most that log-probabilities may differ from the sampled ones before the first update."""
+    patience: Annotated[int, Field(ge=1)] = 5
+    """Updates in a row that must look wrong before a warning says so."""
+    max_truncated: Fraction = 0.95
+    """Warn when more of the completions than this are cut by `max_tokens`."""
+    min_entropy: Annotated[float, Field(ge=0)] = 0.01
+    """Warn when samples have less entropy than this, in nats a token."""
+    max_kl: Annotated[float, Field(gt=0)] = 5.0
+    """Warn when the model is further than this from its reference, in nats a token."""
     optimizer: Literal["adamw"] = "adamw"
     """The update rule."""
     seed: int = 0

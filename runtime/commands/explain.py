@@ -16,6 +16,14 @@ EXAMPLE = """examples:
   grape explain rpg --set divergence=forward --latex"""
 
 
+_DEPTHS = {
+    "lint": "found by `grape lint`",
+    "probe": "found by `grape lint --probe`, `plan` and `run`",
+    "plan": "found by `grape plan`",
+    "run": "found while running",
+}
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="CODE|ALGORITHM|algorithms")
     parser.add_argument("--set", dest="sets", metavar="NAME=VALUE", action="append", default=[])
@@ -38,8 +46,11 @@ def _code(code: str) -> int:
         found = entry(code)
     except KeyError as error:
         raise UsageError(str(error.args[0])) from None
-    print(f"{found.code} {found.name} ({found.severity}, seen by {found.depth})\n\n{found.why}")
+    print(f"{found.code} {found.name} ({found.severity}, {_DEPTHS[found.depth]})\n\n{found.why}")
     print(f"\nNot so:\n\n{found.bad.rstrip()}\n\nBut so:\n\n{found.good.rstrip()}")
+    if found.seen:
+        print("\nPeople met it with other tools:")
+        print("\n".join(f"  {address}" for address in found.seen))
     return 0
 
 

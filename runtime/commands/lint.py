@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """examples:
   grape lint quickstart.grape
+  grape lint quickstart.grape --probe       (reads tokenizers and the first rows, no weights)
   grape lint pipelines --format json
   grape lint pipelines --format sarif > grape.sarif   (for code scanning)
   grape lint pipelines --format github                (annotations in a GitHub workflow)
@@ -31,6 +32,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="files or folders")
     parser.add_argument("--set", dest="sets", metavar="NAME=VALUE", action="append", default=[])
     parser.add_argument("--params", type=Path, metavar="FILE.toml")
+    parser.add_argument(
+        "--probe", action="store_true", help="look at the first rows and the tokenizers, too"
+    )
     parser.add_argument("--fix", action="store_true", help="apply the certain fixes")
     format_argument(parser, ("human", "json", "sarif", "github"), "how findings are printed")
 
@@ -42,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     count = 0
     for path in grape_files(args.paths):
         program = _mended(path, args) if args.fix else _check(path, args)
-        found += [finding for finding in program.findings if finding not in found]
+        said = program.findings + (_probed(program) if args.probe else [])
+        found += [finding for finding in said if finding not in found]
         count += 1
     _print(found, count, args.format)
     return 1 if any(entry(finding.code).severity == "error" for finding in found) else 0
@@ -136,6 +141,12 @@ def _print(found: list[Finding], count: int, format: str) -> None:
         from grape.dsl.reports import as_sarif
 
         print(json.dumps(as_sarif(found, grape.__version__), indent=2))
+
+
+def _probed(program: Program) -> list[Finding]:
+    from grape.runtime.probe import probe
+
+    return probe(program)
 
 
 def _summary(found: list[Finding], count: int) -> str:

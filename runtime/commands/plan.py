@@ -11,6 +11,8 @@ from grape.runtime.commands.shared import (
     format_argument,
     load,
     pipeline_arguments,
+    probe_argument,
+    probed,
     show,
 )
 
@@ -22,6 +24,7 @@ EXAMPLE = """examples:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     pipeline_arguments(parser)
+    probe_argument(parser)
     parser.add_argument("--out", type=Path, help="save the plan; `grape run` takes it")
     format_argument(parser, ("human", "json"), "how the plan is printed")
 
@@ -35,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
     if not program.ok:
         return 1
     name = chosen_pipeline(program, args)
+    if not probed(program, name, args):
+        return 1
     show(program.plan_findings(name))
     plan = prepare(program.graph(name), args.file)
     if args.out:

@@ -9,7 +9,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from grape.compiler.plan import Plan
-from grape.runtime.commands.shared import chosen_pipeline, load, pipeline_arguments, show
+from grape.runtime.commands.shared import (
+    chosen_pipeline,
+    load,
+    pipeline_arguments,
+    probe_argument,
+    probed,
+    show,
+)
 from grape.runtime.errors import UsageError
 
 EXAMPLE = """examples:
@@ -22,6 +29,7 @@ EXIT = {"completed": 0, "check-failed": 3, "failed": 4, "cancelled": 130}
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     pipeline_arguments(parser)
+    probe_argument(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
 
 
@@ -40,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
         if not program.ok:
             return 1
         name = chosen_pipeline(program, args)
+        if not probed(program, name, args):
+            return 1
         show(program.plan_findings(name))
         graph = program.graph(name)
         plan = prepare(graph, args.file)

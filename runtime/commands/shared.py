@@ -34,6 +34,27 @@ def pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--params", type=Path, metavar="FILE.toml", help="parameters from a file")
 
 
+def probe_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-probe",
+        dest="probe",
+        action="store_false",
+        help="do not look at the first rows and the tokenizers",
+    )
+
+
+def probed(program: Program, pipeline: str, args: argparse.Namespace) -> bool:
+    """Probe a pipeline unless the arguments say no, and show what is found; False for errors."""
+    if not args.probe:
+        return True
+    from grape.compiler.program import is_error
+    from grape.runtime.probe import probe
+
+    found = probe(program, pipeline)
+    show(found)
+    return not any(is_error(finding) for finding in found)
+
+
 def format_argument(parser: argparse.ArgumentParser, choices: Sequence[str], help: str) -> None:
     parser.add_argument("--format", choices=list(choices), default=choices[0], help=help)
 

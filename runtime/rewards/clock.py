@@ -1,4 +1,4 @@
-"""A call that may not take longer than some seconds.
+"""A call that may not take longer than some seconds, and calls that may not come too fast.
 
 In the main thread an alarm interrupts the call wherever Python code or a regular expression runs;
 elsewhere the call runs in a thread of its own, which is left behind when it is late.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -56,3 +57,20 @@ def _with_thread(seconds: float, call: Callable[[], float]) -> float:
     if not made:
         raise Late
     return made[0]
+
+
+class Pace:
+    """At most so many calls a minute, evenly spaced; None: no limit."""
+
+    def __init__(self, per_minute: int | None) -> None:
+        self.gap = 0.0 if per_minute is None else 60.0 / per_minute
+        self.next = time.monotonic()
+
+    def wait(self) -> None:
+        """Return when the next call may begin."""
+        if not self.gap:
+            return
+        now = time.monotonic()
+        if self.next > now:
+            time.sleep(self.next - now)
+        self.next = max(self.next, now) + self.gap

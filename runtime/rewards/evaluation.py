@@ -17,7 +17,7 @@ from grape.runtime.artifacts import Completion, Rollouts
 from grape.runtime.context import Emit
 from grape.runtime.errors import StageError
 from grape.runtime.rewards import text
-from grape.runtime.rewards.clock import Late, within_seconds
+from grape.runtime.rewards.clock import Late, Pace, within_seconds
 from grape.runtime.rewards.python import one_line, place_in, python
 from grape.runtime.rewards.text import Scorer
 from grape.runtime.rewards.verifier import verifier
@@ -76,6 +76,7 @@ class _Scoring:
     scorers: dict[str, Scorer]
     files: dict[str, Path]
     timeout: float
+    retries: int = 0
 
 
 def score_rollouts(
@@ -86,12 +87,15 @@ def score_rollouts(
     on_error: float | str,
     timeout: float,
     emit: Emit,
+    retries: int = 0,
+    calls_per_minute: int | None = None,
 ) -> list[Scored]:
     """Reward and parts of every row, in order.
 
     `on_error` is "stop" or the number that a sample gets whose reward fails; `timeout` is seconds
-    for one built-in or Python reward of one completion. Raises StageError when a reward cannot be
-    used at all, and on the first failing sample with "stop".
+    for one built-in or Python reward of one completion, which is asked `retries` times more when
+    it fails; at most `calls_per_minute` completions are begun in a minute. Raises StageError when
+    a reward cannot be used at all, and on the first failing sample with "stop".
     """
     nodes = [node for node in _walk(expression) if node["op"] == "call"]
     labels = [node["part"] for node in _walk(expression) if "part" in node]
@@ -103,10 +107,13 @@ def score_rollouts(
             if node["name"] == "python"
         },
         timeout,
+        retries,
     )
+    pace = Pace(calls_per_minute)
     made: list[Scored] = []
     failures: list[_Failure] = []
     for row in rollouts.rows:
+        pace.wait()
         parts: dict[str, float] = {}
         try:
             made.append((_row(expression, row, parts, scoring), parts))
@@ -171,6 +178,15 @@ def _value(node: Node, row: Completion, parts: dict[str, float], scoring: _Scori
 
 
 def _call(node: Node, row: Completion, scoring: _Scoring) -> float:
+    for _ in range(scoring.retries):
+        try:
+            return _called(node, row, scoring)
+        except _Failure:
+            continue
+    return _called(node, row, scoring)
+
+
+def _called(node: Node, row: Completion, scoring: _Scoring) -> float:
     part = node["part"]
     name = node["params"]["source"] if node["name"] == "python" else part
     scorer = scoring.scorers[part]
@@ -203,11 +219,13 @@ def _shown(value: object) -> str:
 def _stopped(failure: _Failure, row: Completion) -> StageError:
     name = failure.part if failure.part.startswith("the ") else f"the reward `{failure.part}`"
     return StageError(
-        f"{name} {failure.reason}\n"
+        f"G903: {name} {failure.reason}\n"
         f"  prompt:     {_short(row.prompt)}\n"
         f"  completion: {_short(row.text)}\n"
         f"  answer:     {_short(row.answer) if row.answer is not None else 'none'}",
-        hint="mend the reward, or say what such a completion gets: `on_error = 0`",
+        hint="mend the reward, or say what such a completion gets: `on_error = 0` "
+        "(`grape explain G903`)",
+        code="G903",
     )
 
 

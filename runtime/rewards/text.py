@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from grape.compiler.templates import as_text
 from grape.runtime.artifacts import Completion
 from grape.runtime.errors import StageError
-from grape.runtime.templates import as_text
 
 Scorer = Callable[[Completion], float]
 

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from grape.compiler.templates import Template, as_text, parse_template
 from grape.dsl.nearest import did_you_mean
 from grape.runtime.artifacts import Data, Item
 from grape.runtime.context import Context
@@ -21,7 +22,6 @@ from grape.runtime.environments import build_tasks, entries
 from grape.runtime.errors import StageError
 from grape.runtime.hub import read_hub
 from grape.runtime.rows import READERS, Row, plain
-from grape.runtime.templates import Template, as_text, parse_template
 
 TEXT_PARTS = ("prompt", "completion", "chosen", "rejected", "answer")
 PARTS = (*TEXT_PARTS, "messages", "desirable")
@@ -32,7 +32,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Data:
     assert not inputs, "a data source has no inputs"
     settings = context.stage.settings
     if context.stage.verb == "environment":
-        return _environment(settings)
+        return run_environment(settings)
     shown = settings["path"]
     if context.stage.verb == "hf":
         rows = read_hub(settings, context.project)
@@ -40,7 +40,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Data:
         path = context.project / shown
         _check_file(path, shown)
         rows = READERS[context.stage.verb](path, shown)
-    items = _items(islice(rows, settings["limit"]), _templates(settings), shown)
+    items = items_of(islice(rows, settings["limit"]), settings, shown)
     if not items:
         raise StageError(
             f"`{shown}` has no rows", hint="write at least one row, or name another file"
@@ -48,7 +48,13 @@ def run(context: Context, inputs: dict[str, Any]) -> Data:
     return Data(items, _views(items, settings["split"], settings["seed"], shown))
 
 
-def _environment(settings: Mapping[str, Any]) -> Data:
+def items_of(rows: Iterator[Row], settings: Mapping[str, Any], shown: str) -> list[Item]:
+    """Rows with the templates of `settings` filled. Raises StageError with the row's place."""
+    return _items(rows, _templates(settings), shown)
+
+
+def run_environment(settings: Mapping[str, Any]) -> Data:
+    """Generated tasks. Raises StageError when there are none of that name."""
     keys = ("name", "options", "size", "seed")
     environment = {key: settings[key] for key in keys}
     tasks = build_tasks(environment)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -18,33 +17,16 @@ from transformers import (
     Qwen2Config,
 )
 
-from grape.runtime.artifacts import Data, Demos
 from grape.runtime.context import Context
 from grape.runtime.core.models import Policy, prepared
+from grape.runtime.core.tokenizer import END, PAD, texts_of, train_core
 from grape.runtime.errors import StageError
 
-END, PAD = "<|end|>", "<|pad|>"
 
-
-def train_tokenizer(texts: Iterator[str], vocab: int) -> PreTrainedTokenizerBase:
+def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerBase:
     """Byte-level BPE with an end and a padding token; without texts, bytes only."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    core.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=max(vocab, len(alphabet) + 2),
-        special_tokens=[END, PAD],
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    core.train_from_iterator(texts, trainer)
     make: Any = PreTrainedTokenizerFast
+    core = train_core(texts, vocab)
     return cast(PreTrainedTokenizerBase, make(tokenizer_object=core, eos_token=END, pad_token=PAD))
 
 
@@ -92,25 +74,13 @@ def new_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed
     return Policy(prepared(model), tokenizer)
 
 
-def _texts(data: object) -> Iterator[str]:
-    if isinstance(data, Demos):
-        for row in data.rows:
-            yield row.prompt + row.completion
-    elif isinstance(data, Data):
-        for item in data.items:
-            parts = [item.prompt, item.completion, item.chosen, item.rejected, item.answer]
-            yield "\n".join(part for part in parts if part)
-            for turn in item.messages or []:
-                yield str(turn["content"])
-
-
 def run(context: Context, inputs: dict[str, object]) -> Policy:
     """A new model. Raises StageError when the tokenizer's folder is not there."""
     settings = context.stage.settings
     tokenizer: PreTrainedTokenizerBase
     match settings["tokenizer"]:
         case "trained" | "bytes" as kind:
-            texts = _texts(inputs.get("data")) if kind == "trained" else iter(())
+            texts = texts_of(inputs.get("data")) if kind == "trained" else iter(())
             tokenizer = train_tokenizer(texts, settings["vocab"])
         case name:
             folder: Path = context.project / name

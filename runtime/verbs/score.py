@@ -57,6 +57,8 @@ def with_rewards(context: Context, rollouts: Rollouts) -> Rollouts:
         project=context.project,
         on_error=context.stage.settings["on_error"],
         timeout=context.stage.settings["timeout"],
+        retries=context.stage.settings.get("retries", 0),
+        calls_per_minute=context.stage.settings.get("calls_per_minute"),
         emit=context.emit,
     )
     rows = [

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from grape.compiler.formula.ir import Formula
+from grape.runtime import contracts
 from grape.runtime.artifacts import Data, Demos, Preferences, Rollouts
 from grape.runtime.context import Context
 from grape.runtime.core.examples import examples_of
@@ -49,6 +50,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     settings = context.stage.settings
     policy: Policy = inputs["model"]
     examples = examples_of(context, policy, data)
+    contracts.check_targets(context, examples)
     if not examples:
         context.emit({"event": "note", "text": f"{context.stage.name}: nothing to learn from"})
         return policy
@@ -58,7 +60,12 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     trainer = _trainer(context, policy, len(batches))
     policy = trainer.policy
     temperature = _temperature(data)
+    if isinstance(data, Rollouts):
+        _check_rollouts(context, policy, data, examples)
     given = _given(context, trainer, inputs, examples, temperature, many=len(batches) > 1)
+    if "ref_logp" in given and isinstance(data, Rollouts):
+        apart = given["ref_logp"].cpu() - _recorded(examples)
+        _watch(context).reference_gap(context, float((apart.exp() - apart - 1).mean()))
     offsets = _offsets(examples)
     resumed = 0
     if context.rounds == 1:
@@ -81,6 +88,35 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
             save_checkpoint(context.work, policy, trainer.optimizer, number + 1)
             saved = time.monotonic()
     return policy
+
+
+PROBED = 16
+"""Sequences whose log-probabilities are compared before the first update."""
+
+
+def _watch(context: Context) -> contracts.Watch:
+    watch: contracts.Watch = context.state.setdefault("watch", contracts.Watch())
+    return watch
+
+
+def _recorded(examples: list[Example]) -> Tensor:
+    return torch.tensor([logp for one in examples for logp in one.tokens["behavior_logp"]])
+
+
+def _check_rollouts(
+    context: Context, policy: Policy, data: Rollouts, examples: list[Example]
+) -> None:
+    """The contracts of rollouts that the formula takes for the model's own."""
+    contracts.check_weights(context, data.weights, policy.updates)
+    assert context.stage.formula is not None
+    whole = data.sampling.get("top_p", 1.0) == 1 and data.sampling.get("temperature", 1.0) > 0
+    corrected = "behavior_logp" in context.stage.formula["needs"]
+    if context.round or corrected or not whole or "checked" in context.state:
+        return
+    context.state["checked"] = True
+    some = examples[:PROBED]
+    now = logprobs(policy, some, _cutting(context.stage.settings), temperature=_temperature(data))
+    contracts.check_first_ratio(context, _recorded(some).tolist(), now.tolist())
 
 
 def _trainer(context: Context, policy: Policy, updates: int) -> Trainer:
@@ -192,31 +228,35 @@ def _update(
     total: int,
 ) -> None:
     start = time.monotonic()
-    step = gradient(
-        trainer.policy,
-        trainer.compiled,
-        examples,
-        given=given,
-        how=_cutting(trainer.settings),
-        progress=trainer.optimizer.progress,
-        temperature=temperature,
-    )
+    watch = _watch(context)
+    try:
+        step = gradient(
+            trainer.policy,
+            trainer.compiled,
+            examples,
+            given=given,
+            how=_cutting(trainer.settings),
+            progress=trainer.optimizer.progress,
+            temperature=temperature,
+        )
+    except StageError as error:
+        raise contracts.not_finite(context, error, watch.last) from None
     stepped = trainer.optimizer.step()
     trainer.policy.updates += 1
-    context.emit(
-        {
-            "event": "metrics",
-            "stage": context.stage.name,
-            "round": context.round,
-            "update": number,
-            "seconds": round(time.monotonic() - start, 3),
-            "tokens": step.tokens,
-            "loss": step.loss,
-            **stepped,
-            **step.logs,
-            **dict(_rewards(examples)),
-        }
-    )
+    metrics = {
+        "event": "metrics",
+        "stage": context.stage.name,
+        "round": context.round,
+        "update": number,
+        "seconds": round(time.monotonic() - start, 3),
+        "tokens": step.tokens,
+        "loss": step.loss,
+        **stepped,
+        **step.logs,
+        **dict(_rewards(examples)),
+    }
+    context.emit(metrics)
+    watch.update(context, examples, metrics)
     context.emit(
         {
             "event": "progress",

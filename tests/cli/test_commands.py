@@ -73,3 +73,28 @@ def test_explain_an_algorithm_and_a_code(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["explain", "grpo"]) == 0
     assert "old_logp" in capsys.readouterr().out
     assert main(["explain", "G999"]) == 2
+
+
+def test_a_plan_is_probed_unless_told_not_to(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = project / "file.grape"
+    file.write_text(
+        'grape 1\n\nuse sft from "std/algorithms"\n\npipeline p() {\n'
+        '  data sums = jsonl("data/sums.jsonl") { prompt = "{a}", completion = "{summ}" }\n'
+        '  model base = fresh("llama", sums)\n'
+        "  stage warm = train(base, sums) { algorithm = sft() }\n"
+        '  output warm as "models/warm"\n}\n'
+    )
+    assert main(["lint", str(file)]) == 0
+    assert main(["lint", "--probe", str(file)]) == 1
+    assert "G420" in capsys.readouterr().out
+    assert main(["plan", str(file)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and "did you mean `sum`?" in captured.err
+    assert main(["plan", "--no-probe", str(file)]) == 0
+
+
+def test_an_explained_code_names_its_threads(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "G405"]) == 0
+    assert "https://github.com/huggingface/trl/issues/2858" in capsys.readouterr().out

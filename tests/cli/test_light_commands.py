@@ -16,7 +16,9 @@ CHECKING = {"lark", "pydantic", "grape.compiler.program"}
 CASES = [
     (("lint", TINY), HEAVY),
     (("graph", TINY), HEAVY),
-    (("plan", TINY), HEAVY),
+    (("plan", "--no-probe", TINY), HEAVY),
+    (("plan", TINY), HEAVY - {"tokenizers"}),
+    (("lint", "--probe", TINY), HEAVY - {"tokenizers"}),
     (("explain", "grpo"), HEAVY | {"pydantic"}),
     (("explain", "G204"), HEAVY | CHECKING),
     (("fmt", "--check", TINY), HEAVY | {"pydantic"}),

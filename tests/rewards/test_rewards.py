@@ -274,3 +274,22 @@ def test_the_verifier_of_an_environment() -> None:
 def test_the_verifier_needs_an_environment() -> None:
     with pytest.raises(StageError, match="come from a file"):
         one(call("environment"), row("4"))
+
+
+def test_a_failing_reward_is_asked_again(tmp_path: Path) -> None:
+    (tmp_path / "moody.py").write_text(
+        "seen = []\n\ndef f(c):\n    seen.append(c)\n    return 1.0 if len(seen) > 2 else None\n"
+    )
+    moody = call("python", source="moody.py:f")
+    assert score(moody, row("a"), project=tmp_path, retries=2)[0][0] == 1.0
+    with pytest.raises(StageError, match="G903") as stopped:
+        score(moody, row("a"), project=tmp_path, retries=1)
+    assert stopped.value.code == "G903"
+
+
+def test_calls_keep_their_distance() -> None:
+    import time
+
+    began = time.monotonic()
+    score(call("regex", pattern="a"), row("a"), row("b"), row("c"), calls_per_minute=600)
+    assert time.monotonic() - began >= 0.2

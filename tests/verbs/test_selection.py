@@ -183,3 +183,12 @@ def test_evaluate_reports_every_item(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.scores[0].parts == {"exact": [1.0, 0.0]}
     assert "mean 0.5, 95 % interval" in events[0]["text"]
     assert events[1]["reward"] == 0.5
+
+
+@pytest.mark.parametrize("reward", [0.0, 0.1, 1 / 3, 0.7, 1e-8, 1e8])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 16])
+def test_equal_rewards_have_no_deviation(reward: float, size: int) -> None:
+    """Rounding must not make a group of equal rewards look as if they differed."""
+    given = {"rollouts": rollouts([reward] * size, [0.0, 1.0])}
+    made = keep.run(context("keep", [], formula=varied()), given)
+    assert {row.group for row in made.rows} == {1}

@@ -49,8 +49,9 @@ def parse_template(text: str) -> Template:
             continue
         name = match[1].strip() if match[1] is not None else ""
         if not name:
+            shown = text if len(text) <= 60 else f"{text[:57]}…"
             raise ValueError(
-                f"the template {text!r} has a `{match[0]}` that names no column; "
+                f"the template {shown!r} has a `{match[0]}` that names no column; "
                 f"write `{{{{` and `}}}}` for braces"
             )
         if literal:

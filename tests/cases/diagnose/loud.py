@@ -1,0 +1,5 @@
+print("loaded")
+
+
+def short(completion: str) -> float:
+    return 1.0

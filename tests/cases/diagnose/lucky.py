@@ -1,0 +1,5 @@
+import random
+
+
+def lucky(completion: str) -> float:
+    return random.random()

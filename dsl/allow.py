@@ -10,8 +10,15 @@ from grape.dsl.findings import Finding
 from grape.dsl.nearest import did_you_mean
 
 
+def silenced(files: Iterable[File], findings: Iterable[Finding]) -> list[Finding]:
+    """The findings that no suppression silences."""
+    allows = [allow for file in files for allow in file.allows]
+    return [one for one in findings if not any(silences(allow, one) for allow in allows)]
+
+
 def apply_allows(files: Iterable[File], findings: Iterable[Finding]) -> list[Finding]:
-    """The findings that are not silenced, and findings about suppressions that do nothing."""
+    """The findings that are not silenced, and findings about suppressions that do nothing. Of a
+    code that only a plan can tell, a file alone cannot say whether it is there."""
     allows = [allow for file in files for allow in file.allows]
     kept, used = [], set()
     for finding in findings:

@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -16,12 +17,14 @@ from grape.dsl.findings import Finding
 from grape.runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from grape.compiler.graph import Graph
+    from grape.compiler.plan import Plan
     from grape.compiler.program import Program
 
 
-def pipeline_arguments(parser: argparse.ArgumentParser) -> None:
+def pipeline_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """FILE and the options that choose a pipeline and its parameters."""
-    parser.add_argument("file", type=Path, help="a .grape file")
+    parser.add_argument("file", type=Path, nargs="?" if optional else None, help="a .grape file")
     parser.add_argument("--pipeline", metavar="NAME", help="which pipeline of the file")
     parser.add_argument(
         "--set",
@@ -32,6 +35,20 @@ def pipeline_arguments(parser: argparse.ArgumentParser) -> None:
         help="set a parameter; may be given several times",
     )
     parser.add_argument("--params", type=Path, metavar="FILE.toml", help="parameters from a file")
+
+
+def device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="estimate for `cpu`, `cuda:80GiB`, `24GiB`; this machine when left out",
+    )
+
+
+def locked_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--locked", action="store_true", help="refuse when `grape.lock` says something else"
+    )
 
 
 def format_argument(parser: argparse.ArgumentParser, choices: Sequence[str], help: str) -> None:
@@ -47,6 +64,52 @@ def load(args: argparse.Namespace) -> Program:
     return load_program(
         args.file, sets=assignments(args.sets), params_file=args.params, pipeline=args.pipeline
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan with all there is to say about it; no plan when the file has errors."""
+
+    plan: Plan | None
+    graph: Graph | None
+    findings: list[Finding]
+
+    @property
+    def ok(self) -> bool:
+        """No errors; there may be warnings."""
+        from grape.compiler.program import is_error
+
+        return self.plan is not None and not any(map(is_error, self.findings))
+
+
+def planned(args: argparse.Namespace, *, quiet: bool = False) -> Planned:
+    """The plan that the arguments mean, its findings shown: those of the file, of resources and
+    of the lock. With `quiet` only errors of the file are shown."""
+    from grape.compiler.resources import resource_findings
+    from grape.runtime.devices import chosen
+    from grape.runtime.locking import lock_findings
+    from grape.runtime.preparing import prepare
+
+    program = load(args)
+    if not program.ok:
+        show(program.findings)
+        return Planned(None, None, program.findings)
+    name = chosen_pipeline(program, args)
+    graph = program.graph(name)
+    plan = prepare(graph, args.file, chosen(getattr(args, "device", None)))
+    more = program.plan_findings(name)
+    more += resource_findings(graph, plan, program.files.values())
+    more += lock_findings(graph, plan, locked=getattr(args, "locked", False))
+    findings = [*program.findings, *more]
+    if not quiet:
+        show(findings)
+    return Planned(plan, graph, findings)
+
+
+def warn_drift(drift: Sequence[str]) -> None:
+    """Say what is not as it was when a plan was made."""
+    for sentence in drift:
+        print(f"grape: {sentence}", file=sys.stderr)
 
 
 def assignments(words: Iterable[str]) -> dict[str, str]:

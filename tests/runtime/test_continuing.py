@@ -67,6 +67,31 @@ def test_more_rounds_go_on_and_give_the_same_bytes(project: Path, tmp_path: Path
     assert Store(stopped / ".grape" / "store").rounds_of(stage.family, 4) == 3
 
 
+def test_the_reports_of_the_first_rounds_are_part_of_the_longer_repeat(
+    project: Path, tmp_path: Path
+) -> None:
+    def tree(plan: Plan) -> dict[str, bytes]:
+        make(plan, "policy")
+        folder = Store(Path(plan.project) / ".grape" / "store").path(plan.stage("policy").key)
+        found = (folder / "reports").rglob("*")
+        return {
+            str(path.relative_to(folder)): path.read_bytes() for path in found if path.is_file()
+        }
+
+    folders = [copy(project, tmp_path / name) for name in ("through", "stopped")]
+    for folder in folders:
+        file = folder / "quickstart.grape"
+        probe = "every 1 { stage seen = evaluate(policy, sums.train, right()) { max_tokens = 2 } }"
+        file.write_text(
+            file.read_text().replace("    next policy", f"    {probe}\n    next policy")
+        )
+    through, stopped = folders
+    make(planned(stopped, 1), "policy")
+    assert planned(stopped, 3).stage("policy").done == 1
+    reports = tree(planned(stopped, 3))
+    assert reports == tree(planned(through, 3)) and len(reports) > 3
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -53,7 +53,7 @@ def because(
         words.append(f"goes on from round {done}")
     elif state == "resume":
         words.append("goes on from its checkpoint")
-    text = ", ".join(words) or "Grape changed how it makes this"
+    text = ", ".join(words) or "its key changed"
     if state == "resume":
         return Because(text, "resumable", differs, upstream)
     only_inputs = rewired and not differs
@@ -92,6 +92,9 @@ def _differences(
     if before.get("verb") != now["verb"]:
         yield Change(field="verb", of=of, old=before.get("verb"), new=now["verb"])
         return
+    for name in ("version", "key"):
+        if before.get(name) != now[name]:
+            yield Change(field=name, of=of, old=before.get(name), new=now[name])
     yield from _settings(before.get("settings", {}), now["settings"], of)
     for name in _WORDS:
         if before.get(name) != now.get(name):
@@ -146,6 +149,9 @@ def _sentence(change: Change) -> str:
             return f"{name}{of}{_shown(change.old, change.new)}"
         case "verb":
             return f"{change.old} → {change.new}{of}"
+        case "version" | "key":
+            what = f"`{change.of}`" if change.of else "it"
+            return f"Grape makes {what} otherwise now{_shown(change.old, change.new)}"
         case "files":
             return f"{name}{of} changed on disk"
         case "body":

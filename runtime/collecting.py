@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grape.compiler.plan import Plan
-from grape.runtime.runs import list_runs, plan_of
+from grape.runtime.runs import list_runs
 from grape.runtime.store import COLLECTING, Store
 
 
@@ -55,10 +54,10 @@ def collect(root: Path, *, keep: int | None, dry: bool) -> Collected:
         runs = list_runs(root)
         newest = {row["id"] for row in runs[: len(runs) if keep is None else keep]}
         stay = [row for row in runs if row["id"] in newest or row["state"] == "running"]
-        plans = [plan_of(Path(row["folder"])) for row in stay]
+        keys = {key for row in stay for key in _needed(row)}
         found = Collected()
         found.rows += _runs(runs, {row["id"] for row in stay})
-        found.rows += _store(store, [plan for plan in plans if plan is not None], found)
+        found.rows += _store(store, keys, found)
         if not dry:
             for row in found.rows:
                 _remove(row.path)
@@ -73,9 +72,18 @@ def _runs(runs: list[dict[str, Any]], stay: set[str]) -> Iterator[Item]:
             yield Item("run", row["id"], _size(path), path, row["pipeline"])
 
 
-def _store(store: Store, plans: list[Plan], found: Collected) -> Iterator[Item]:
-    keys = {stage.key for plan in plans for stage in plan.stages}
-    families = {stage.family for plan in plans for stage in plan.stages if stage.family}
+def _needed(row: dict[str, Any]) -> Iterator[str]:
+    """Keys, and families of repeats, that a run names. Read as plain JSON: a plan that another
+    version of Grape wrote needs its artifacts no less."""
+    for stage in row.get("stages", {}).values():
+        yield stage.get("key", "")
+    path = Path(row["folder"]) / "plan.json"
+    if path.is_file():
+        for stage in json.loads(path.read_text(encoding="utf-8"))["stages"]:
+            yield from (stage.get("key", ""), stage.get("family", ""))
+
+
+def _store(store: Store, keys: set[str], found: Collected) -> Iterator[Item]:
     for path in _inside(store.root / "objects"):
         if path.name in keys:
             found.kept += 1
@@ -85,7 +93,7 @@ def _store(store: Store, plans: list[Plan], found: Collected) -> Iterator[Item]:
         if path.name not in keys and not store.is_held(path.name):
             yield Item("checkpoint", path.name, _size(path), path)
     for path in _inside(store.root / "continue"):
-        if path.name not in families:
+        if path.name not in keys:
             yield Item("kept state", path.name, _size(path), path)
 
 

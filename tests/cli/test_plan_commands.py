@@ -278,6 +278,15 @@ def test_a_run_that_is_going_on_is_never_robbed(file: Path, capsys: Capture) -> 
     assert [path.name for path in (store.root / "work").iterdir()] == ["being-made"]
 
 
+def test_a_run_of_another_version_keeps_its_artifacts(file: Path, capsys: Capture) -> None:
+    name = pretend(file)
+    path = file.parent / ".grape" / "runs" / name / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "later": True}))
+    everything = objects(file)
+    assert main(["gc", str(file.parent)]) == 0
+    assert objects(file) == everything
+
+
 def test_there_may_be_nothing_to_collect(tmp_path: Path, capsys: Capture) -> None:
     assert main(["gc", str(tmp_path)]) == 0
     assert "0 item(s)" in capsys.readouterr().out and not (tmp_path / ".grape").exists()

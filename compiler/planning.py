@@ -68,28 +68,11 @@ def make_plan(
     numbers = counts(graph.stages)
     stages: list[PlannedStage] = []
     for stage in graph.stages:
-        document = documents[stage.name]
-        key, family = digest(document), family_of(stage, document)
-        state, done = state_of(key), 0
-        if state == "run" and family:
-            done = around.rounds_of(family, stage.settings["rounds"])
-            state = "resume" if done else state
-        why = because(
-            stage,
-            documents,
-            state,
-            previous or {},
-            done=done,
-            settings=around.settings.get(stage.name),
-        )
         found = estimated.get(stage.name, Estimate())
-        if done:
-            left = (stage.settings["rounds"] - done) / stage.settings["rounds"]
-            found = replace(found, work=found.work * left)
-        number = {**numbers[stage.name], **found.to_json(), **around.history(stage, found)}
-        planned = _planned(stage, key, state, why, number, found)
-        more = {"family": family, "done": done, "files": _digests(stage, project, files)}
-        stages.append(planned.model_copy(update=more))
+        known = numbers[stage.name]
+        planned = _stage(stage, documents, state_of, previous or {}, around, found, known)
+        digests = _digests(stage, project, files)
+        stages.append(planned.model_copy(update={"files": digests}))
     files.save()
     return Plan(
         edition=EDITION,
@@ -100,17 +83,7 @@ def make_plan(
         layers=graph.layers,
         device=asdict(around.device) if around.device else {},
         stages=tuple(stages),
-        checks=tuple(
-            PlannedCheck(
-                text=check.text,
-                test=check.test,
-                confidence=check.confidence,
-                file=check.span.source.path,
-                line=check.span.line,
-                doc=check.doc,
-            )
-            for check in graph.checks
-        ),
+        checks=tuple(_check(check) for check in graph.checks),
         outputs=tuple(
             PlannedOutput(ref=Ref(stage=output.source, view=output.view), path=output.path)
             for output in graph.outputs
@@ -120,6 +93,43 @@ def make_plan(
         doc=graph.doc,
         skipped=tuple(_left(skipped) for skipped in graph.skipped),
         left_out=graph.left_out,
+    )
+
+
+def _stage(
+    stage: typed.Stage,
+    documents: Mapping[str, dict[str, Any]],
+    state_of: Callable[[str], State],
+    previous: Mapping[str, Any],
+    around: Surroundings,
+    found: Estimate,
+    known: Mapping[str, Any],
+) -> PlannedStage:
+    """One stage with its key, state, reason and estimate."""
+    document = documents[stage.name]
+    key, family = digest(document), family_of(stage, document)
+    state, done = state_of(key), 0
+    if state == "run" and family:
+        done = around.rounds_of(family, stage.settings["rounds"])
+        state = "resume" if done else state
+    last = around.settings.get(stage.name)
+    why = because(stage, documents, state, previous, done=done, settings=last)
+    if done:
+        left = (stage.settings["rounds"] - done) / stage.settings["rounds"]
+        found = replace(found, work=found.work * left)
+    estimate = {**known, **found.to_json(), **around.history(stage, found)}
+    planned = _planned(stage, key, state, why, estimate, found)
+    return planned.model_copy(update={"family": family, "done": done})
+
+
+def _check(check: typed.Check) -> PlannedCheck:
+    return PlannedCheck(
+        text=check.text,
+        test=check.test,
+        confidence=check.confidence,
+        file=check.span.source.path,
+        line=check.span.line,
+        doc=check.doc,
     )
 
 

@@ -112,7 +112,7 @@ def key_document(
     if stage.reward is not None:
         document["reward"] = stage.reward
     try:
-        contents = {name: files.digest(path) for name, path in _reads(stage, project)}
+        contents = {name: files.digest(path) for name, path in reads(stage, project)}
     except ValueError as error:
         raise ValueError(f"`{stage.name}`: {error}") from None
     if contents:
@@ -139,7 +139,7 @@ def _by_port(stage: Stage) -> list[Edge]:
     return sorted(stage.inputs, key=lambda edge: places[edge.port])
 
 
-def _reads(stage: Stage, project: Path) -> Iterator[tuple[str, Path]]:
+def reads(stage: Stage, project: Path) -> Iterator[tuple[str, Path]]:
     """The files that a stage reads: data, models, the source of Python rewards."""
     settings = stage.settings
     if stage.verb in ("jsonl", "parquet", "csv"):

@@ -41,7 +41,7 @@ class Module:
 
 
 def _from_disk(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8-sig", errors="replace")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,20 @@ class Ref(_Record):
     view: str | None = None
 
 
+Class = Literal["new", "none", "neutral", "resumable", "downstream", "breaking"]
+
+
+class Change(_Record):
+    """One field in which a stage differs from the last run."""
+
+    field: str
+    """Dotted path in what the key is made of: `settings.lr`, `reward.params.extract`, …"""
+    of: str | None = None
+    """The stage of a repeat's body that has the field."""
+    old: Any = None
+    new: Any = None
+
+
 class PlannedStage(_Record):
     """One node of the graph, ready to run."""
 
@@ -34,6 +48,8 @@ class PlannedStage(_Record):
     """What it makes: Model, Data, Demos, Rollouts, Preferences, Ratings, Report or Files."""
     inputs: dict[str, Ref]
     settings: dict[str, Any]
+    given: tuple[str, ...] = ()
+    """The settings that the file sets; the others are defaults."""
     formula: dict[str, Any] | None = None
     """`train`: the algorithm (`compiler.formula.ir`); `keep`: the expression of `where`."""
     reward: dict[str, Any] | None = None
@@ -43,6 +59,19 @@ class PlannedStage(_Record):
     state: Literal["cached", "run", "resume", "skipped"] = "run"
     """`skipped`: the branch of an `if` that it stands in is not taken; only in `Plan.skipped`."""
     reason: str = ""
+    change: Class = "new"
+    """What kind of change it is since the last run: nothing, one that changes no result, one that
+    goes on from what is there, one of its inputs only, or one of its own."""
+    differs: tuple[Change, ...] = ()
+    """The fields in which it differs, the first one first."""
+    upstream: tuple[str, ...] = ()
+    """The inputs that are not what they were."""
+    files: dict[str, str] = {}
+    """Digests of the files that it reads, by path."""
+    family: str = ""
+    """`repeat` that can go on from a shorter one: its key but for the number of rounds."""
+    done: int = 0
+    """`repeat`: the rounds that a shorter run has made and that are not made again."""
     estimate: dict[str, Any] = {}
     doc: str | None = None
     file: str = ""
@@ -99,6 +128,10 @@ class Plan(_Record):
     checks: tuple[PlannedCheck, ...] = ()
     outputs: tuple[PlannedOutput, ...] = ()
     versions: dict[str, str] = {}
+    device: dict[str, Any] = {}
+    """What the estimates are for: `kind`, `memory` in bytes, `name`."""
+    documents: dict[str, Any] = {}
+    """By stage: what its key is a digest of."""
     layers: dict[str, str] = {}
     """Parameter to the layer that set it."""
     doc: str | None = None

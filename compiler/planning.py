@@ -6,15 +6,17 @@ made of are told by the caller.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from grape.compiler import graph as typed
-from grape.compiler.keys import Files, digest, key_document
+from grape.compiler.estimates.counts import counts
+from grape.compiler.estimates.devices import Device
+from grape.compiler.estimates.stages import Estimate, estimate_stages
+from grape.compiler.keys import Files, digest, key_document, reads
 from grape.compiler.plan import (
     Plan,
     PlannedCheck,
@@ -23,11 +25,27 @@ from grape.compiler.plan import (
     PlannedUntil,
     Ref,
 )
+from grape.compiler.reasons import Because, State, because
 from grape.compiler.verbs import verb
 
 EDITION = 1
-State = Literal["cached", "run", "resume", "skipped"]
 _LIBRARIES = ("grape-lang", "torch", "transformers", "peft", "prefect")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the planner may be told besides states and the last run."""
+
+    artifact: Callable[[str], Path | None] = lambda key: None
+    """Where the artifact of a key is."""
+    rounds_of: Callable[[str, int], int] = lambda family, rounds: 0
+    """The rounds that are there of a repeat of this family and fewer than so many rounds."""
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings of the last run, by stage."""
+    device: Device | None = None
+    """What to estimate for; none: no estimate of memory and work."""
+    history: Callable[[typed.Stage, Estimate], dict[str, Any]] = lambda stage, estimate: {}
+    """What earlier runs tell of a stage: `seconds` to expect, what was `measured` last time."""
 
 
 def make_plan(
@@ -35,58 +53,135 @@ def make_plan(
     *,
     project: Path,
     file: str,
-    state_of: Callable[[str], Literal["cached", "run", "resume"]],
+    state_of: Callable[[str], State],
     previous: Mapping[str, Any] | None,
+    around: Surroundings | None = None,
 ) -> Plan:
     """The plan of a graph. `state_of` tells of a key what the store has; `previous` maps stage
     names to the key documents of the last run.
 
     Raises ValueError when a file that a stage reads is not there."""
+    around = around or Surroundings()
     files = Files(project / ".grape" / "digests.json")
     documents = documents_of(graph, project, files)
-    files.save()
-    numbers = estimates(graph.stages)
+    estimated = _estimates(graph, documents, project, around)
+    numbers = counts(graph.stages)
     stages: list[PlannedStage] = []
     for stage in graph.stages:
-        key = digest(documents[stage.name])
-        state = state_of(key)
-        reason = _reason(stage, documents, state, previous or {})
-        stages.append(_planned(stage, key, state, reason, numbers[stage.name]))
+        found = estimated.get(stage.name, Estimate())
+        known = numbers[stage.name]
+        planned = _stage(stage, documents, state_of, previous or {}, around, found, known)
+        digests = _digests(stage, project, files)
+        stages.append(planned.model_copy(update={"files": digests}))
+    files.save()
     return Plan(
         edition=EDITION,
         pipeline=graph.pipeline,
         file=file,
         project=str(project),
         params=graph.params,
+        layers=graph.layers,
+        device=asdict(around.device) if around.device else {},
         stages=tuple(stages),
-        checks=tuple(
-            PlannedCheck(
-                text=check.text,
-                test=check.test,
-                confidence=check.confidence,
-                file=check.span.source.path,
-                line=check.span.line,
-                doc=check.doc,
-            )
-            for check in graph.checks
-        ),
+        checks=tuple(_check(check) for check in graph.checks),
         outputs=tuple(
             PlannedOutput(ref=Ref(stage=output.source, view=output.view), path=output.path)
             for output in graph.outputs
         ),
-        versions=dict(_versions()),
-        layers=graph.layers,
+        versions=library_versions(),
+        documents=documents,
         doc=graph.doc,
         skipped=tuple(_left(skipped) for skipped in graph.skipped),
         left_out=graph.left_out,
     )
 
 
+def _stage(
+    stage: typed.Stage,
+    documents: Mapping[str, dict[str, Any]],
+    state_of: Callable[[str], State],
+    previous: Mapping[str, Any],
+    around: Surroundings,
+    found: Estimate,
+    known: Mapping[str, Any],
+) -> PlannedStage:
+    """One stage with its key, state, reason and estimate."""
+    document = documents[stage.name]
+    key, family = digest(document), family_of(stage, document)
+    state, done = state_of(key), 0
+    if state == "run" and family:
+        done = around.rounds_of(family, stage.settings["rounds"])
+        state = "resume" if done else state
+    last = around.settings.get(stage.name)
+    why = because(stage, documents, state, previous, done=done, settings=last)
+    if done:
+        left = (stage.settings["rounds"] - done) / stage.settings["rounds"]
+        found = replace(found, work=found.work * left)
+    estimate = {**known, **found.to_json(), **around.history(stage, found)}
+    planned = _planned(stage, key, state, why, estimate, found)
+    return planned.model_copy(update={"family": family, "done": done})
+
+
+def _check(check: typed.Check) -> PlannedCheck:
+    return PlannedCheck(
+        text=check.text,
+        test=check.test,
+        confidence=check.confidence,
+        file=check.span.source.path,
+        line=check.span.line,
+        doc=check.doc,
+    )
+
+
 def _left(skipped: typed.Skipped) -> PlannedStage:
     """A stage of a branch that is not taken: it has neither key nor estimate."""
-    planned = _planned(skipped.stage, "", "skipped", skipped.reason, {})
+    why = Because(skipped.reason, "none")
+    planned = _planned(skipped.stage, "", "skipped", why, {}, Estimate())
     inside = f"{skipped.region}." if skipped.region else ""
     return planned.model_copy(update={"name": inside + planned.name})
+
+
+def _estimates(
+    graph: typed.Graph,
+    documents: Mapping[str, dict[str, Any]],
+    project: Path,
+    around: Surroundings,
+) -> dict[str, Estimate]:
+    if around.device is None:
+        return {}
+    return estimate_stages(
+        graph.stages,
+        project=project,
+        device=around.device,
+        stored=lambda name: around.artifact(digest(documents[name])),
+    )
+
+
+def family_of(stage: typed.Stage, document: Mapping[str, Any]) -> str:
+    """The key of a repeat but for its number of rounds; empty where more rounds are not simply
+    some more: a schedule, a warm-up or `progress` depends on how many there are in all, and an
+    `until` may have ended them."""
+    settings = dict(document["settings"])
+    settings.pop("rounds", None)
+    if stage.verb != "repeat" or stage.until or any(settings.values()):
+        return ""
+    for inner in stage.body:
+        if inner.formula is not None and "progress" in inner.formula.needs:
+            return ""
+        if inner.verb == "train" and (
+            inner.settings.get("schedule", "constant") != "constant"
+            or inner.settings.get("warmup", 0)
+        ):
+            return ""
+    return digest({**document, "settings": settings})
+
+
+def _digests(stage: typed.Stage, project: Path, files: Files) -> dict[str, str]:
+    """Digests of what a stage, and a repeat's body, reads."""
+    found = {str(path): files.digest(path) for _, path in reads(stage, project)}
+    for inner in stage.body:
+        found |= _digests(inner, project, files)
+    return found
 
 
 def documents_of(graph: typed.Graph, project: Path, files: Files) -> dict[str, dict[str, Any]]:
@@ -133,25 +228,34 @@ def verb_version(name: str) -> str:
 
 
 def _planned(
-    stage: typed.Stage, key: str, state: State, reason: str, estimate: dict[str, Any]
+    stage: typed.Stage,
+    key: str,
+    state: State,
+    why: Because,
+    estimate: dict[str, Any],
+    found: Estimate,
 ) -> PlannedStage:
-    inside = estimates(stage.body)
+    inside = counts(stage.body)
     return PlannedStage(
         name=stage.name,
         verb=stage.verb,
         type=stage.type.name,
         inputs={edge.port: Ref(stage=edge.source, view=edge.view) for edge in stage.inputs},
         settings=stage.settings,
+        given=tuple(sorted(stage.given)),
         formula=stage.formula.to_json() if stage.formula else None,
         reward=stage.reward,
         key=key,
         state=state,
-        reason=reason,
+        reason=why.text,
+        change=why.change,
+        differs=why.differs,
+        upstream=why.upstream,
         estimate=estimate,
         doc=stage.doc,
         file=stage.span.source.path,
         line=stage.span.line,
-        body=tuple(_planned(inner, "", state, reason, inside[inner.name]) for inner in stage.body),
+        body=tuple(_inner(inner, state, why, inside, found) for inner in stage.body),
         next=stage.next,
         layers=stage.layers,
         every=stage.every,
@@ -159,149 +263,24 @@ def _planned(
     )
 
 
-# --- estimates ---------------------------------------------------------------------------------
-
-
-def estimates(stages: Sequence[typed.Stage]) -> dict[str, dict[str, Any]]:
-    """By stage name: the numbers that follow from the settings alone. What only the data tells is
-    left out. The numbers of a repeat's body are those of one round."""
-    found: dict[str, dict[str, Any]] = {}
-    for stage in stages:
-        found[stage.name] = _estimate(stage, found)
-    return found
-
-
-def _estimate(stage: typed.Stage, before: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    settings = stage.settings
-    match stage.verb:
-        case "sample" if settings["prompts"] is not None:
-            completions = settings["prompts"] * settings["group"]
-            return {
-                "prompts": settings["prompts"],
-                "completions": completions,
-                "max_new_tokens": completions * settings["max_tokens"],
-            }
-        case "score":
-            made = before.get(stage.inputs[0].source, {})
-            return {name: made[name] for name in ("prompts", "completions") if name in made}
-        case "train":
-            source = next((edge.source for edge in stage.inputs if edge.port == "data"), "")
-            return _updates(settings, before.get(source, {}))
-        case "repeat":
-            return _rounds(stage)
-    return {}
-
-
-def _updates(settings: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
-    """Optimizer steps on known completions; a group stays in one step, so that a step holds as
-    many groups as fit."""
-    if "completions" not in made or settings["overlong"] != "error":
-        return {}
-    group = made["completions"] // made["prompts"]
-    size = settings["sequences_per_update"] or made["completions"]
-    steps = math.ceil(made["prompts"] / max(1, size // group)) * settings["epochs"]
-    limit = settings["updates"]
-    return {
-        "sequences": made["completions"],
-        "updates": steps if limit is None else min(steps, limit),
-    }
-
-
-def _rounds(stage: typed.Stage) -> dict[str, Any]:
-    """The sums over all rounds of what is known of every stage that has the number."""
-    rounds = stage.settings["rounds"]
-    inside = estimates(stage.body)
-    total: dict[str, Any] = {"rounds": rounds}
-    for verb_name, number in (("sample", "completions"), ("train", "updates")):
-        of_verb = [
-            inside[item.name]
-            for item in stage.body
-            if item.verb == verb_name and item.every is None
-        ]
-        if of_verb and all(number in one for one in of_verb):
-            total[number] = rounds * sum(int(one[number]) for one in of_verb)
-    return total
-
-
-# --- reasons ----------------------------------------------------------------------------------
-
-
-def _reason(
+def _inner(
     stage: typed.Stage,
-    documents: Mapping[str, dict[str, Any]],
     state: State,
-    previous: Mapping[str, Any],
-) -> str:
-    if state == "cached":
-        return "in the store"
-    if state == "resume":
-        return "goes on from its checkpoint"
-    before, now = previous.get(stage.name), documents[stage.name]
-    if before is None or before == now:
-        return "not made yet"
-    changes = list(_changes(before, now, stage.body))
-    if before.get("inputs") != now["inputs"]:
-        changes += _changed_inputs(stage, documents, previous)
-    return ", ".join(changes) or "Grape changed how it makes this"
+    why: Because,
+    numbers: Mapping[str, dict[str, Any]],
+    region: Estimate,
+) -> PlannedStage:
+    found = region.body.get(stage.name, Estimate())
+    estimate = {**numbers[stage.name], **found.to_json()}
+    return _planned(stage, "", state, Because(why.text, why.change), estimate, found)
 
 
-def _changed_inputs(
-    stage: typed.Stage, documents: Mapping[str, dict[str, Any]], previous: Mapping[str, Any]
-) -> list[str]:
-    """Which inputs are not what they were, in words: a source by itself, the first stage."""
-    names = dict.fromkeys(edge.source for edge in stage.inputs)
-    changed = [name for name in names if previous.get(name, {}) != documents[name]]
-    stages = [name for name in changed if documents[name]["inputs"]]
-    if stages:
-        return [f"downstream of `{stages[0]}`"]
-    return [f"input `{name}` changed" for name in changed] or ["takes other inputs"]
-
-
-def _changes(
-    before: Mapping[str, Any], now: Mapping[str, Any], body: Sequence[typed.Stage], of: str = ""
-) -> Iterator[str]:
-    """What differs between two key documents apart from the inputs, in words."""
-    if before.get("verb") != now["verb"]:
-        yield f"{before.get('verb')} → {now['verb']}{of}"
-        return
-    old, new = before.get("settings", {}), now["settings"]
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            yield f"{name}{of}{_shown(old.get(name), new.get(name))}"
-    for name, words in _WORDS:
-        if before.get(name) != now.get(name):
-            yield f"{words}{of} changed"
-    if before.get("files") != now.get("files"):
-        yield f"{', '.join(now.get('files', {})) or 'files'}{of} changed on disk"
-    pairs = list(zip(before.get("body", ()), now.get("body", ()), body, strict=False))
-    if len(before.get("body", ())) != len(body) or before.get("next") != now.get("next"):
-        yield "stages of the repeat changed"
-    else:
-        for one, other, stage in pairs:
-            yield from _changes(one, other, (), f" of `{stage.name}`")
-            if one.get("inputs") != other["inputs"]:
-                yield f"`{stage.name}` takes other inputs"
-
-
-_WORDS = (
-    ("formula", "algorithm"),
-    ("reward", "reward"),
-    ("every", "rounds of `every`"),
-    ("until", "`until`"),
-)
-
-
-def _shown(old: object, new: object) -> str:
-    """`: 1 → 2` for values that fit on a line."""
-    one, other = (json.dumps(value, ensure_ascii=False) for value in (old, new))
-    return f": {one} → {other}" if len(one) + len(other) <= 40 else " changed"
-
-
-def _versions() -> list[tuple[str, str]]:
-    found = []
+def library_versions() -> dict[str, str]:
+    """The versions of what decides about results, by distribution name."""
+    found = {}
     for name in _LIBRARIES:
         try:
-            found.append((name, version(name)))
+            found[name] = version(name)
         except PackageNotFoundError:
             continue
     return found

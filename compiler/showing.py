@@ -1,52 +1,15 @@
-"""A plan as a table for a person, and as the documented JSON.
+"""A plan for a person: what a run would do and why, what it takes, and how batches are made.
 
-Both say what a run would do and why; neither looks at the store or at files.
+The plan is all that it looks at: neither the store nor files. `document.py` has the JSON.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
 
+from grape.compiler.batches import Batches, batches
+from grape.compiler.estimates.ranges import amount, duration, size
 from grape.compiler.plan import Plan, PlannedStage
-
-
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """`grape plan --format json`."""
-    return {
-        "pipeline": plan.pipeline,
-        "file": plan.file,
-        "params": plan.params,
-        "layers": plan.layers,
-        "stages": [_stage(stage) for stage in (*plan.stages, *plan.skipped)],
-        "checks": [check.text for check in plan.checks],
-        "outputs": [output.path for output in plan.outputs],
-        "versions": plan.versions,
-    }
-
-
-def _stage(stage: PlannedStage) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": stage.name,
-        "verb": stage.verb,
-        "type": stage.type,
-        "state": stage.state,
-        "reason": stage.reason,
-        "key": stage.key,
-        "settings": stage.settings,
-        "estimate": stage.estimate,
-        "inputs": {port: ref.model_dump() for port, ref in stage.inputs.items()},
-    }
-    if stage.formula is not None:
-        row["algorithm"] = {"name": stage.formula["name"], "params": dict(stage.formula["params"])}
-    if stage.layers:
-        row["layers"] = stage.layers
-    if stage.every is not None:
-        row["every"] = stage.every
-    if stage.until:
-        row["until"] = [until.text for until in stage.until]
-    if stage.body:
-        row["body"] = [_stage(inner) for inner in stage.body]
-    return row
 
 
 def plan_text(plan: Plan) -> str:
@@ -65,6 +28,8 @@ def plan_text(plan: Plan) -> str:
     after += [f"  output  {output.ref.stage} as {output.path}" for output in plan.outputs]
     after += [f"  skipped {text}" for text in plan.left_out]
     lines += ["", *after] if after else []
+    for table in (_resources(plan), _batches(plan)):
+        lines += ["", *table] if table else []
     to_run = sum(stage.state != "cached" for stage in plan.stages)
     lines += ["", f"{to_run} of {len(plan.stages)} stages to run"]
     return "\n".join(lines)
@@ -79,6 +44,152 @@ def _params(plan: Plan) -> str:
         shown = "hidden" if isinstance(value, dict) else value
         said.append(f"{name} = {shown}{came}")
     return ", ".join(said)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns aligned: the first to the left, the others to the right."""
+    if not rows:
+        return []
+    widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
+    return [
+        "  "
+        + "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [head, *rows]
+    ]
+
+
+def _resources(plan: Plan) -> list[str]:
+    """Memory, tokens and time of the stages that would run."""
+    rows = [_resource(stage) for stage in plan.stages if "memory" in stage.estimate]
+    device = plan.device
+    where = f"on {device.get('name')}" if device else ""
+    if device and device.get("memory"):
+        where += f", {size(device['memory'])}"
+    head = (
+        f"estimated {where}",
+        "peak memory",
+        "low – high",
+        "tokens",
+        "FLOP",
+        "time",
+        "last time",
+    )
+    return _table(head, rows)
+
+
+def _resource(stage: PlannedStage) -> tuple[str, ...]:
+    known = stage.estimate
+    memory, tokens = known["memory"], known.get("tokens")
+    measured = known.get("measured")
+    last = ""
+    if measured:
+        peak = f", {size(measured['peak_bytes'])}" if measured["peak_bytes"] else ""
+        last = f"{duration(measured['seconds'])}{peak}"
+    return (
+        stage.name,
+        size(memory["expected"]),
+        f"{size(memory['low'])} – {size(memory['high'])}",
+        amount(tokens["expected"]) if tokens else "",
+        amount(known["flops"]["expected"]) if tokens else "",
+        duration(known["seconds"]) if "seconds" in known else "",
+        last,
+    )
+
+
+def _batches(plan: Plan) -> list[str]:
+    """How prompts become completions, sequences and updates, where a stage learns from rollouts."""
+    head = (
+        "batches",
+        "prompts × group",
+        "completions",
+        "sequences/update",
+        "updates/round",
+        "rounds",
+        "updates",
+    )
+    return _table(head, [_batch(found) for found in batches(plan)])
+
+
+def _batch(found: Batches) -> tuple[str, ...]:
+    return (
+        found.name,
+        f"{found.prompts} × {found.group}",
+        f"{found.completions}",
+        f"{found.held}",
+        f"{found.updates}",
+        f"{found.rounds}",
+        f"{found.rounds * found.updates}",
+    )
+
+
+def explained(plan: Plan, name: str) -> str:
+    """`grape plan --explain STAGE`: every line of its estimate with the formula. Raises
+    ValueError for an unknown stage."""
+    for stage in plan.stages:
+        if stage.name == name:
+            return "\n".join(_explained(stage))
+    names = ", ".join(stage.name for stage in plan.stages)
+    raise ValueError(f"there is no stage `{name}`; there are: {names}")
+
+
+def _explained(stage: PlannedStage) -> Iterator[str]:
+    known = stage.estimate
+    yield f"{stage.name}  ({stage.verb})"
+    if "memory" not in known:
+        yield "  nothing is known of it before it runs"
+        return
+    phase = None
+    for line in sorted(known["memory_lines"], key=lambda line: line["phase"]):
+        if line["phase"] != phase:
+            phase = line["phase"]
+            yield f"  {phase}"
+        yield f"    {line['name']:<16} {size(line['bytes']['expected']):>9}  = {line['formula']}"
+    memory = known["memory"]
+    yield (
+        f"  peak = all the time + the largest other phase = {size(memory['expected'])}  "
+        f"({size(memory['low'])} – {size(memory['high'])})"
+    )
+    if "tokens" in known:
+        tokens, flops = known["tokens"], known["flops"]
+        yield (
+            f"  tokens {amount(tokens['expected'])}  ({amount(tokens['low'])} – "
+            f"{amount(tokens['high'])}), {amount(flops['expected'])} floating-point operations"
+        )
+    if "bytes_moved" in known:
+        yield f"  read and written: {size(known['bytes_moved'])}"
+    if "seconds" in known:
+        yield f"  expected time {duration(known['seconds'])}, from what earlier runs measured"
+    if "measured" in known:
+        yield f"  last time: {_resource(stage)[-1]}"
+    for note in known.get("notes", ()):
+        yield f"  {note}"
+
+
+def why_text(plan: Plan, name: str) -> str:
+    """`grape why STAGE`: the reasons as a tree, from the stage back to where a change began.
+    Raises ValueError for an unknown stage."""
+    known = {stage.name: stage for stage in plan.stages}
+    if name not in known:
+        raise ValueError(f"there is no stage `{name}`; there are: {', '.join(known)}")
+    return "\n".join(_why(known, name, "", "", set()))
+
+
+def _why(
+    known: dict[str, PlannedStage], name: str, lead: str, indent: str, seen: set[str]
+) -> Iterator[str]:
+    stage = known[name]
+    again = name in seen
+    seen.add(name)
+    yield f"{lead}{name}  {stage.state}: {stage.reason}" + (" (see above)" if again else "")
+    if again:
+        return
+    for place, source in enumerate(stage.upstream):
+        last = place == len(stage.upstream) - 1
+        corner, below = ("└─ ", "   ") if last else ("├─ ", "│  ")
+        yield from _why(known, source, indent + corner, indent + below, seen)
 
 
 def _row(stage: PlannedStage, indent: str) -> tuple[str, str, str, str, str]:

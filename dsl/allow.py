@@ -11,7 +11,8 @@ from grape.dsl.nearest import did_you_mean
 
 
 def apply_allows(files: Iterable[File], findings: Iterable[Finding]) -> list[Finding]:
-    """The findings that are not silenced, and findings about suppressions that do nothing."""
+    """The findings that are not silenced, and findings about suppressions that do nothing. Of a
+    code that only a plan can tell, a file alone cannot say whether it is there."""
     allows = [allow for file in files for allow in file.allows]
     kept, used = [], set()
     for finding in findings:

@@ -94,9 +94,7 @@ class Program:
         Raises `grape.runtime.errors.StageError` when the run could not start."""
         from grape.compiler.draw import FORMATS
         from grape.runtime.launch import launch
-        from grape.runtime.preparing import key_documents
 
         plan, graph = self.plan(pipeline), self.checked.graph(pipeline)
         svg = FORMATS["svg"](graph, plan)
-        documents = key_documents(graph, self.file)
-        return launch(plan, graph_svg=svg, stream=None, documents=documents)
+        return launch(plan, graph_svg=svg, stream=None)

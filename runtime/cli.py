@@ -24,14 +24,19 @@ COMMANDS: dict[str, str] = {
     "explain": "explain a finding code or an algorithm",
     "graph": "draw the stage graph",
     "plan": "show what a run would do, and why",
+    "why": "say why a stage would run",
     "run": "run a pipeline",
+    "resume": "go on with a run that was stopped",
     "runs": "list past runs",
     "report": "write the HTML report of a run",
+    "diff": "compare two files, plans or runs",
+    "lock": "freeze defaults, versions and data of a pipeline",
+    "gc": "remove from the store what no run needs",
     "server": "start, stop or show the Prefect server that Grape owns",
     "lsp": "serve editors (language server)",
 }
 
-_STATIC = frozenset({"lint", "fmt", "explain", "graph", "plan", "lsp"})
+_STATIC = frozenset({"lint", "fmt", "explain", "graph", "plan", "why", "diff", "lock", "lsp"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from grape.compiler.plan import Plan
 from grape.runtime.artifacts import Report
@@ -16,21 +15,14 @@ from grape.runtime.stats import mean_ci95
 from grape.runtime.store import Store
 
 
-def launch(
-    plan: Plan,
-    *,
-    graph_svg: str | None,
-    stream: TextIO | None,
-    documents: Mapping[str, Any] | None = None,
-) -> RunResult:
-    """Run a plan, show its progress on `stream` (None: nowhere) and write its report. `documents`
-    are the key documents of its stages."""
+def launch(plan: Plan, *, graph_svg: str | None, stream: TextIO | None) -> RunResult:
+    """Run a plan, show its progress on `stream` (None: nowhere) and write its report."""
     root = root_of(Path(plan.project))
     if stream is None:
-        result = run_plan(plan, root=root, on_event=lambda event: None, documents=documents)
+        result = run_plan(plan, root=root, on_event=lambda event: None)
     else:
         with Progress(plan, stream) as progress:
-            result = run_plan(plan, root=root, on_event=progress.event, documents=documents)
+            result = run_plan(plan, root=root, on_event=progress.event)
     report(plan, result.folder, graph_svg)
     return result
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from grape.compiler.estimates.ranges import size
 from grape.compiler.plan import Plan, PlannedStage
 from grape.runtime.artifacts import Report, read_lines
 from grape.runtime.rounds import ENDED, REPORTS
@@ -52,6 +53,7 @@ def write_report(plan: Plan, run_folder: Path, store: Store, *, graph_svg: str) 
         "GRAPH": graph_svg or '<p class="quiet">The graph of this run was not drawn.</p>',
         "RESULTS": _results(reports) + _rounds(folders),
         "CHECKS": _checks(plan, state),
+        "ESTIMATES": _estimates(plan, state),
         "STAGES": "".join(_stage(stage, state) for stage in (*plan.stages, *plan.skipped)),
         "ENVIRONMENT": _table(sorted(plan.versions.items())),
         "PARAMS": _table(_params(plan)),
@@ -232,6 +234,33 @@ def _cost(entry: dict[str, Any]) -> str:
         return ""
     peak = entry.get("peak_bytes")
     return _duration(seconds) + (f" · {peak / 2**30:.2f} GiB" if peak else "")
+
+
+def _estimates(plan: Plan, state: dict[str, Any]) -> str:
+    """What was estimated before the run beside what was measured, of the stages that it made."""
+    rows = []
+    for stage in plan.stages:
+        entry = state.get("stages", {}).get(stage.name, {})
+        memory, peak = stage.estimate.get("memory"), entry.get("peak_bytes")
+        if memory is None or not peak or entry.get("state") != "completed":
+            continue
+        seconds = stage.estimate.get("seconds")
+        expected = "" if seconds is None else _duration(seconds)
+        inside = memory["low"] <= peak <= memory["high"]
+        rows.append(
+            f"<tr><td>{escape(stage.name)}<td class=n>{size(memory['expected'])}"
+            f"<td class=n>{size(memory['low'])} – {size(memory['high'])}<td class=n>{size(peak)}"
+            f"<td class=n>{peak / memory['expected'] - 1:+.0%}"
+            f"<td>{'' if inside else 'outside'}<td class=n>{expected}"
+            f"<td class=n>{_duration(entry['made_in_seconds'])}</tr>"
+        )
+    if not rows:
+        return '<p class="quiet">No stage that this run made has an estimate.</p>'
+    head = (
+        "<tr><th>stage<th>peak memory, estimated<th>low – high<th>measured<th>off<th>"
+        "<th>time, expected<th>measured</tr>"
+    )
+    return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _stage(stage: PlannedStage, state: dict[str, Any]) -> str:

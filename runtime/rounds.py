@@ -182,7 +182,7 @@ def run_rounds(
     policy = open_input(region.inputs["start"])
     running = _Rounds(region, project, work, emit, outside)
     running.states = {stage.name: {} for stage in region.body}
-    first = _restore(work, policy, running.states)
+    first = _restore(work, policy, running.states, rounds)
     running.take_back(first)
     every = min(
         (stage.settings["checkpoint"] for stage in region.body if stage.verb == "train"),
@@ -198,8 +198,10 @@ def run_rounds(
         emit({"event": "progress", **progress})
         ended = running.ended_by()
         if ended is None and time.monotonic() - saved > every and number < rounds:
-            _save(work, policy, running.states, number)
+            _save(work, policy, running.states, number, rounds)
             saved = time.monotonic()
+    if region.family:
+        _save(work, policy, running.states, number, rounds)  # what a longer repeat goes on from
     _conclude(running, number, ended)
     return Carried(policy, work / REPORTS)
 
@@ -218,7 +220,9 @@ def _conclude(running: _Rounds, number: int, ended: PlannedUntil | None) -> None
         (folder / ENDED).write_text(json.dumps(how), encoding="utf-8")
 
 
-def _save(work: Path, policy: Any, states: dict[str, dict[str, Any]], done: int) -> None:
+def _save(
+    work: Path, policy: Any, states: dict[str, dict[str, Any]], done: int, rounds: int
+) -> None:
     """A checkpoint between two rounds, whole or not at all: the last one stays until then."""
     import torch
 
@@ -235,6 +239,7 @@ def _save(work: Path, policy: Any, states: dict[str, dict[str, Any]], done: int)
                 "updates": policy.updates,
                 "trainers": trainers,
                 "done": done,
+                "rounds": rounds,
             },
             file,
         )
@@ -244,8 +249,9 @@ def _save(work: Path, policy: Any, states: dict[str, dict[str, Any]], done: int)
     fresh.replace(target / "state.pt")
 
 
-def _restore(work: Path, policy: Any, states: dict[str, dict[str, Any]]) -> int:
-    """Put the last checkpoint back; the round to go on with."""
+def _restore(work: Path, policy: Any, states: dict[str, dict[str, Any]], rounds: int) -> int:
+    """Put the last checkpoint back; the round to go on with. One of a shorter repeat counts the
+    updates of fewer rounds in all."""
     path = work / "checkpoint" / "state.pt"
     if not path.is_file():
         return 0
@@ -258,5 +264,6 @@ def _restore(work: Path, policy: Any, states: dict[str, dict[str, Any]]) -> int:
     policy.model.load_state_dict(saved["model"])
     policy.updates = saved["updates"]
     for name, state in saved["trainers"].items():
-        states[name]["resume"] = state
+        total = state["total"] // saved["rounds"] * rounds
+        states[name]["resume"] = {**state, "total": total}
     return int(saved["done"])

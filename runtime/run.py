@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from grape.runtime.process import Cancelled, run_job, stopping
 from grape.runtime.runs import new_run, write_record
 from grape.runtime.secrets import names_in, reveal
 from grape.runtime.server import ensure_server
-from grape.runtime.store import Store
+from grape.runtime.store import COLLECTING, Store
 
 _HEAVY = frozenset({"pretrained", "train", "sample", "evaluate", "merge", "repeat"})
 
@@ -207,23 +207,21 @@ class Runner:
         self.result.state = "completed"
 
 
-def run_plan(
-    plan: Plan, *, root: Path, on_event: OnEvent, documents: Mapping[str, Any] | None = None
-) -> RunResult:
+def run_plan(plan: Plan, *, root: Path, on_event: OnEvent) -> RunResult:
     """Run a plan through Prefect and keep its record under `root / "runs"`.
 
-    Events are those of `runtime.context`, and `started` and `settled` of stages. `documents` are
-    the key documents of the stages, kept so that the next plan can say what changed. Raises
-    StageError when the store cannot be written; a run that fails later says so in its result."""
+    Events are those of `runtime.context`, and `started` and `settled` of stages. Raises StageError
+    when the store cannot be written; a run that fails later says so in its result."""
     for name in names_in(plan.stages):
         reveal({"secret": name})  # better now than after an hour of training
     store = Store(root / "store")
     store.sweep()
-    folder = new_run(root, plan, documents)
-    runner = Runner(plan, root, folder, on_event)
-    runner.result.state = "failed"  # until it is known to be something else
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    _record(runner, started, "running")
+    with store.lock(COLLECTING):  # `grape gc` must see the run, or the run what gc left
+        folder = new_run(root, plan)
+        runner = Runner(plan, root, folder, on_event)
+        runner.result.state = "failed"  # until it is known to be something else
+        _record(runner, started, "running")
     with stopping(runner.stop):
         try:
             url = ensure_server(

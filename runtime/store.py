@@ -21,6 +21,8 @@ from typing import Any
 from grape.runtime.errors import StageError
 
 MANIFEST = "manifest.json"
+COLLECTING = "collecting"
+"""The lock of whoever writes down which artifacts are needed, or removes those that are not."""
 _POLL_SECONDS = 0.1
 
 
@@ -74,6 +76,51 @@ class Store:
 
     def resumable(self, key: str) -> bool:
         return (self.root / "work" / key / "checkpoint").is_dir()
+
+    def rounds_of(self, family: str, rounds: int) -> int:
+        """How many rounds of a repeat are kept to go on from: fewer than `rounds`; 0 for none."""
+        kept = [int(path.parent.name) for path in self._kept(family).glob("*/state.pt")]
+        return max((count for count in kept if count < rounds), default=0)
+
+    def _kept(self, family: str) -> Path:
+        return self.root / "continue" / family
+
+    def go_on(self, key: str, family: str, rounds: int) -> None:
+        """Give a repeat without a checkpoint of its own the last state of a shorter one, with the
+        reports of its rounds."""
+        done = self.rounds_of(family, rounds)
+        work = self.scratch(key)
+        if not done or (work / "checkpoint").is_dir():
+            return
+        with readable_errors(self.root):
+            kept, fresh = self._kept(family) / str(done), work / "checkpoint.new"
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(work / "reports", ignore_errors=True)
+            fresh.mkdir()
+            os.link(kept / "state.pt", fresh / "state.pt")
+            if (kept / "reports").is_dir():
+                shutil.copytree(kept / "reports", work / "reports")
+            fresh.rename(work / "checkpoint")
+
+    def keep_state(self, key: str, family: str, rounds: int) -> None:
+        """Keep the last state of a finished repeat, so that a longer one goes on from it. Only
+        the newest of a family is kept: it is as large as weights and optimizer together."""
+        work = self.root / "work" / key
+        if not (work / "checkpoint" / "state.pt").is_file():
+            return
+        with readable_errors(self.root):
+            fresh, target = work / "kept.new", self._kept(family) / str(rounds)
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+            (work / "checkpoint" / "state.pt").replace(fresh / "state.pt")
+            if (work / "reports").is_dir():
+                shutil.copytree(work / "reports", fresh / "reports")
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fresh.rename(target)
+            for other in target.parent.iterdir():
+                if other != target:
+                    shutil.rmtree(other, ignore_errors=True)
 
     def temporary(self) -> Path:
         """An empty folder to write an artifact into, for `publish`."""
@@ -135,6 +182,17 @@ class Store:
                     poll()
                     time.sleep(_POLL_SECONDS)
             yield
+        finally:
+            os.close(handle)
+
+    def is_held(self, key: str) -> bool:
+        """Whether some process is making this artifact now."""
+        path = self.root / "locks" / key
+        if not path.is_file():
+            return False
+        handle = os.open(path, os.O_RDWR)
+        try:
+            return not take_lock(handle)
         finally:
             os.close(handle)
 

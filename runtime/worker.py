@@ -92,6 +92,8 @@ def _run(job: dict[str, Any], events: Events) -> None:
     kinds: dict[str, str] = job["kinds"]
     keys: dict[str, str] = job["keys"]
     start = time.monotonic()
+    if stage.family:
+        store.go_on(stage.key, stage.family, stage.settings["rounds"])
 
     def open_input(ref: Ref) -> Any:
         return load_artifact(kinds[ref.stage], store.path(keys[ref.stage]))
@@ -118,6 +120,8 @@ def _run(job: dict[str, Any], events: Events) -> None:
             "versions": job.get("versions", {}),
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
+        if stage.family:
+            store.keep_state(stage.key, stage.family, stage.settings["rounds"])
         store.publish(stage.key, folder, manifest)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

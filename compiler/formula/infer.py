@@ -35,6 +35,11 @@ class _Body:
     levels: list[Level | None] = field(default_factory=list)
     """The level of each line's expression, in order; None for one that is wrong."""
 
+    @property
+    def whole(self) -> bool:
+        """No line is wrong, be it for a literal that was refused before."""
+        return None not in self.levels
+
 
 def infer(
     declaration: ast.AlgorithmDecl,
@@ -55,10 +60,10 @@ def infer(
         scope.refuse("G306", f"there is no batch `{scope.on}`{hint}", declaration.on.span)
         return None, scope.findings
     body = _body(scope, declaration)
-    if len(body.objectives) != 1 and not scope.findings:
+    if len(body.objectives) != 1 and body.whole and not scope.findings:
         message = "an algorithm has one `maximize` or `minimize`"
         scope.refuse("G305", message, declaration.name.span)
-    if scope.findings:
+    if scope.findings or not body.whole:
         return None, scope.findings
     objective, root = body.objectives[0]
     formula = _finish(scope, declaration.name.name, objective.goal, root, body)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
-
-from pydantic import ValidationError
 
 from grape.compiler.plan import Plan
 from grape.runtime.commands.shared import (
-    chosen_pipeline,
-    load,
+    locked_argument,
     pipeline_arguments,
+    planned,
     probe_argument,
-    probed,
-    show,
+    warn_drift,
 )
 from grape.runtime.errors import UsageError
 
@@ -30,6 +26,7 @@ EXIT = {"completed": 0, "check-failed": 3, "failed": 4, "cancelled": 130}
 def arguments(parser: argparse.ArgumentParser) -> None:
     pipeline_arguments(parser)
     probe_argument(parser)
+    locked_argument(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
 
 
@@ -37,38 +34,31 @@ def run(args: argparse.Namespace) -> int:
     from grape.compiler.draw import FORMATS
     from grape.runtime.launch import launch, summary
 
-    graph_svg = documents = None
+    graph_svg = None
     if args.file.suffix == ".json":
-        plan = _saved(args.file)
+        plan = _saved(args)
     else:
-        from grape.runtime.preparing import key_documents, prepare
-
-        program = load(args)
-        show(program.findings)
-        if not program.ok:
+        found = planned(args)
+        if found.plan is None or found.graph is None or not found.ok:
             return 1
-        name = chosen_pipeline(program, args)
-        if not probed(program, name, args):
-            return 1
-        show(program.plan_findings(name))
-        graph = program.graph(name)
-        plan = prepare(graph, args.file)
-        graph_svg = FORMATS["svg"](graph, plan)
-        documents = key_documents(graph, args.file)
-    stream = None if args.quiet else sys.stderr
-    result = launch(plan, graph_svg=graph_svg, stream=stream, documents=documents)
+        plan = found.plan
+        graph_svg = FORMATS["svg"](found.graph, plan)
+    result = launch(plan, graph_svg=graph_svg, stream=None if args.quiet else sys.stderr)
     print(summary(plan, result))
     return EXIT[result.state]
 
 
-def _saved(path: Path) -> Plan:
-    if not path.is_file():
-        raise UsageError(f"there is no file `{path}`")
-    try:
-        return Plan.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        place = ".".join(str(part) for part in error.errors()[0]["loc"]) or "its start"
+def _saved(args: argparse.Namespace) -> Plan:
+    """A saved plan is the run that it says: nothing else may choose."""
+    from grape.runtime.preparing import saved_plan
+
+    if args.sets or args.params or args.pipeline:
         raise UsageError(
-            f"`{path}` is not a plan that this version of Grape can run (at {place})",
-            hint="make it anew with `grape plan FILE.grape --out plan.json`",
-        ) from None
+            "a saved plan has its parameters; `--set`, `--params` and `--pipeline` are for files",
+            hint="make the plan anew with `grape plan FILE.grape --set … --out plan.json`",
+        )
+    plan, drift = saved_plan(args.file)
+    if drift and args.locked:
+        raise UsageError(f"the plan does not hold here: {'; '.join(drift)}")
+    warn_drift(drift)
+    return plan

@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -16,12 +17,14 @@ from grape.dsl.findings import Finding
 from grape.runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from grape.compiler.graph import Graph
+    from grape.compiler.plan import Plan
     from grape.compiler.program import Program
 
 
-def pipeline_arguments(parser: argparse.ArgumentParser) -> None:
+def pipeline_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """FILE and the options that choose a pipeline and its parameters."""
-    parser.add_argument("file", type=Path, help="a .grape file")
+    parser.add_argument("file", type=Path, nargs="?" if optional else None, help="a .grape file")
     parser.add_argument("--pipeline", metavar="NAME", help="which pipeline of the file")
     parser.add_argument(
         "--set",
@@ -43,16 +46,18 @@ def probe_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def probed(program: Program, pipeline: str, args: argparse.Namespace) -> bool:
-    """Probe a pipeline unless the arguments say no, and show what is found; False for errors."""
-    if not args.probe:
-        return True
-    from grape.compiler.program import is_error
-    from grape.runtime.probe import probe
+def device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="estimate for `cpu`, `cuda:80GiB`, `24GiB`; this machine when left out",
+    )
 
-    found = probe(program, pipeline)
-    show(found)
-    return not any(is_error(finding) for finding in found)
+
+def locked_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--locked", action="store_true", help="refuse when `grape.lock` says something else"
+    )
 
 
 def format_argument(parser: argparse.ArgumentParser, choices: Sequence[str], help: str) -> None:
@@ -68,6 +73,59 @@ def load(args: argparse.Namespace) -> Program:
     return load_program(
         args.file, sets=assignments(args.sets), params_file=args.params, pipeline=args.pipeline
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan with all there is to say about it; no plan when the file has errors."""
+
+    plan: Plan | None
+    graph: Graph | None
+    findings: list[Finding]
+
+    @property
+    def ok(self) -> bool:
+        """No errors; there may be warnings."""
+        from grape.compiler.program import is_error
+
+        return self.plan is not None and not any(map(is_error, self.findings))
+
+
+def planned(args: argparse.Namespace, *, quiet: bool = False) -> Planned:
+    """The plan that the arguments mean, its findings shown: those of the file, of resources and
+    of the lock, and what a look at first rows and tokenizers tells. With `quiet` only errors of
+    the file are shown. An error that the look finds leaves no plan."""
+    from grape.compiler.program import is_error
+    from grape.compiler.resources import resource_findings
+    from grape.runtime.devices import chosen
+    from grape.runtime.locking import lock_findings
+    from grape.runtime.preparing import prepare
+    from grape.runtime.probe import probe
+
+    program = load(args)
+    if not program.ok:
+        show(program.findings)
+        return Planned(None, None, program.findings)
+    name = chosen_pipeline(program, args)
+    seen = probe(program, name) if getattr(args, "probe", False) else []
+    if any(map(is_error, seen)):
+        show([*program.findings, *seen])
+        return Planned(None, None, [*program.findings, *seen])
+    graph = program.graph(name)
+    plan = prepare(graph, args.file, chosen(getattr(args, "device", None)))
+    more = seen + program.plan_findings(name)
+    more += resource_findings(graph, plan, program.files.values())
+    more += lock_findings(graph, plan, locked=getattr(args, "locked", False))
+    findings = [*program.findings, *more]
+    if not quiet:
+        show(findings)
+    return Planned(plan, graph, findings)
+
+
+def warn_drift(drift: Sequence[str]) -> None:
+    """Say what is not as it was when a plan was made."""
+    for sentence in drift:
+        print(f"grape: {sentence}", file=sys.stderr)
 
 
 def assignments(words: Iterable[str]) -> dict[str, str]:

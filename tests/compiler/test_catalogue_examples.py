@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from grape.compiler.program import load
+from grape.compiler.estimates.devices import Device
+from grape.compiler.program import Program, load
+from grape.compiler.resources import resource_findings
 from grape.dsl.catalogue import codes, entry
+from grape.dsl.findings import Finding
+from grape.runtime.locking import lock_findings, write_lock
+from grape.runtime.preparing import prepare
 from grape.runtime.probe import probe
 
 FILE_NAMES = {"G105": "loop.grape"}
@@ -19,6 +24,9 @@ FILE_NAMES = {"G105": "loop.grape"}
 
 PARAMS = {"G211": "seed = = 7\n"}
 """Examples about the parameters file beside them."""
+
+LOCKED = ("G540", "G541")
+DEVICE = Device("cpu", 24 << 30, "cpu")
 
 
 def findings(project: Path, code: str, text: str, *, params: bool = False) -> list[str]:
@@ -30,9 +38,26 @@ def findings(project: Path, code: str, text: str, *, params: bool = False) -> li
         given.write_text(PARAMS[code])
     program = load(file, params_file=given)
     found = list(program.findings)
-    if entry(code).depth != "lint":
+    depth = entry(code).depth
+    if depth == "plan":
+        found += plan_findings(program, file, code)
+    elif depth != "lint":
         found += probe(program)
     return [finding.code for finding in found]
+
+
+def plan_findings(program: Program, file: Path, code: str) -> list[Finding]:
+    """What planning on a machine with 24 GiB says; codes of the lock beside one of the good
+    example."""
+    text = file.read_text()
+    if code in LOCKED:
+        file.write_text(entry(code).good)
+        write_lock([prepare(load(file).graph(), file, DEVICE)])
+        file.write_text(text)
+    graph = program.graph()
+    plan = prepare(graph, file, DEVICE)
+    found = resource_findings(graph, plan, program.files.values())
+    return found + lock_findings(graph, plan, locked=code == "G541")
 
 
 @pytest.mark.parametrize("code", codes())

@@ -10,13 +10,14 @@ import pytest
 
 from grape.compiler.constants import Value
 from grape.compiler.copies import label
+from grape.compiler.document import document
 from grape.compiler.draw import FORMATS
 from grape.compiler.keys import Files
 from grape.compiler.plan import Plan
 from grape.compiler.planning import documents_of, make_plan
 from grape.compiler.power import detectable, needed
 from grape.compiler.program import Program, load
-from grape.compiler.showing import plan_json, plan_text
+from grape.compiler.showing import plan_text
 
 HEAD = """grape 1
 
@@ -200,13 +201,13 @@ CHOICE = f"""  if long {{
 
 def test_what_is_skipped_shows_with_the_parameter_that_said_so(folder: Path) -> None:
     file = write(folder, CHOICE, "long: bool = false")
-    rows = plan_json(planned(file))["stages"]
+    rows = document(planned(file))["stages"]
     skipped = {row["name"]: row["reason"] for row in rows if row["state"] == "skipped"}
     reason = "`if long` is false: `long` is false (default)"
     assert skipped == {"tuned": reason, "extra": reason}
     assert reason in plan_text(planned(file))
     assert "skipped check extra.mean > 0.5" in plan_text(planned(file))
-    rows = plan_json(planned(file, sets={"long": "true"}))["stages"]
+    rows = document(planned(file, sets={"long": "true"}))["stages"]
     skipped = {row["name"]: row["reason"] for row in rows if row["state"] == "skipped"}
     assert skipped == {"tuned": "`if long` is true: `long` is true (--set)"}
 
@@ -348,7 +349,7 @@ def test_a_plan_holds_the_name_of_a_secret_only(
     plan = planned(file)
     documents = documents_of(checked(file).graph(), folder, Files(None))
     assert documents == without and "GRAPE_KEY" in json.dumps(documents["gated"])
-    shown = plan_text(plan) + json.dumps(plan_json(plan)) + plan.model_dump_json()
+    shown = plan_text(plan) + json.dumps(document(plan)) + plan.model_dump_json()
     assert "hunter2" not in shown + json.dumps(documents)
     for format in FORMATS.values():
         assert "hunter2" not in format(checked(file).graph(), plan)

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from grape.compiler.document import document
 from grape.compiler.draw import FORMATS
 from grape.compiler.keys import Files
 from grape.compiler.plan import Plan
 from grape.compiler.planning import documents_of, make_plan
 from grape.compiler.program import load
-from grape.compiler.showing import plan_json, plan_text
+from grape.compiler.showing import plan_text
 
 TINY = Path(__file__).parents[2] / "pipelines" / "tiny"
 
@@ -94,7 +95,7 @@ def test_reasons_name_the_first_difference(project: Path) -> None:
 def test_plans_survive_json_and_show_every_stage(project: Path) -> None:
     plan = planned(project)
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
-    assert [row["name"] for row in plan_json(plan)["stages"]] == [s.name for s in plan.stages]
+    assert [row["name"] for row in document(plan)["stages"]] == [s.name for s in plan.stages]
     assert all(stage.name in plan_text(plan) for stage in plan.stages)
 
 

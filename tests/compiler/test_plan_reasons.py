@@ -311,8 +311,8 @@ def test_a_change_inside_a_repeat_names_the_stage(project: Path) -> None:
     assert reasons(graph(), now, project)["policy"] == "lr of `next`: 1e-05 → 2e-05"
     now = graph({**EXACT, "name": "contains"})
     assert reasons(graph(), now, project) == {
-        "policy": "reward of `scored` changed",
-        "after": "reward changed, downstream of `policy`",
+        "policy": 'reward of `scored` name: "exact" → "contains"',
+        "after": 'reward name: "exact" → "contains", downstream of `policy`',
     }
 
 
@@ -328,7 +328,7 @@ def test_changed_data_is_named_where_it_is_used(project: Path) -> None:
 
 def test_an_algorithm_and_other_wiring_are_named(project: Path) -> None:
     now = changed(graph(), "warm", formula=formula(2.0))
-    assert reasons(graph(), now, project)["warm"] == "algorithm changed"
+    assert reasons(graph(), now, project)["warm"] == "algorithm: 1.0 → 2.0"
     now = changed(graph(), "after", inputs=(edge("model", "warm"), edge("prompts", "sums")))
     assert reasons(graph(), now, project) == {"after": "takes other inputs"}
 

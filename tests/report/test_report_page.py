@@ -114,3 +114,24 @@ def test_curves_and_samples_travel_inside_the_page(tmp_path: Path) -> None:
     ]
     assert data["samples"][0]["rows"][0]["prompt"] == HOSTILE
     assert data["samples"][1]["rows"][0]["cut"] is True
+
+
+def test_estimates_stand_beside_what_was_measured(tmp_path: Path) -> None:
+    plan, run, store = make_run(tmp_path)
+    memory = {"low": 300 << 20, "expected": 400 << 20, "high": 500 << 20}
+    first = plan.stages[0].model_copy(
+        update={"estimate": {"memory": memory, "seconds": 5.0}, "name": "made"}
+    )
+    plan = plan.model_copy(update={"stages": (first, *plan.stages[1:])})
+    state = json.loads((run / "run.json").read_text())
+    state["stages"]["made"] = {
+        "state": "completed",
+        "key": "",
+        "made_in_seconds": 7.0,
+        "peak_bytes": 600 << 20,
+    }
+    (run / "run.json").write_text(json.dumps(state))
+    page = write_report(plan, run, store, graph_svg="").read_text()
+    row = page.split("Estimates and measurements")[1].split("<h2>")[0]
+    for words in ("400 MiB", "300 MiB – 500 MiB", "600 MiB", "+50%", "outside", "5.0 s", "7.0 s"):
+        assert words in row, words

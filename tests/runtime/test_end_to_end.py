@@ -74,6 +74,22 @@ def test_a_run_trains_a_model_and_a_second_run_does_nothing(
     assert "completed in" not in capsys.readouterr().err
 
 
+def test_a_saved_plan_and_a_past_run_are_run_as_they_are(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = project / "plan.json"
+    assert main(["plan", str(project / "quickstart.grape"), "--out", str(plan)]) == 0
+    assert main(["run", str(plan), "--set", "rounds=2"]) == 2
+    capsys.readouterr()
+    assert main(["runs", str(project), "--format", "json"]) == 0
+    run = json.loads(capsys.readouterr().out)["runs"][0]["id"]
+    assert main(["resume", run, "--project", str(project)]) == 0
+    captured = capsys.readouterr()
+    assert "quickstart: completed" in captured.out and "completed in" not in captured.err
+    saved = project / ".grape" / "runs" / run / "plan.json"
+    assert main(["run", str(saved), "--quiet"]) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["preference", "rejection"])
 def test_the_other_twins_run(project: Path, name: str) -> None:

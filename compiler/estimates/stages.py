@@ -1,0 +1,342 @@
+"""The estimate of every stage of a graph: what it is made of is followed along the edges.
+
+A stage whose model nobody knows yet (a hub model that is not in the cache) has no estimate, and a
+note says why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from grape.compiler.estimates import memory, work
+from grape.compiler.estimates.devices import Device
+from grape.compiler.estimates.facts import ModelFacts, fresh_facts
+from grape.compiler.estimates.headers import Counter, Header, folder_header, read_header
+from grape.compiler.estimates.memory import Line, Update
+from grape.compiler.estimates.ranges import ZERO, Range
+from grape.compiler.estimates.texts import Texts, texts_of
+from grape.compiler.estimates.work import Sequences, Work
+from grape.compiler.graph import Stage
+
+ANSWER = Range(0.1, 0.5, 1)
+"""Share of `max_tokens` that a completion is assumed to take."""
+END = Range.known(1)
+"""The token that ends a completion."""
+FEW = 16
+"""Sequences of one update on data, where the file does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model on an edge: its sizes, its tokenizer where it can be read, bytes of a number."""
+
+    facts: ModelFacts
+    counter: Counter | None
+    width: int
+
+    @property
+    def bytes(self) -> int:
+        return self.facts.parameters * self.width
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What is known of a stage before it runs."""
+
+    lines: tuple[Line, ...] = ()
+    work: Work = Work()
+    moved: int = 0
+    """Bytes of models read from the store and written to it."""
+    parameters: int | None = None
+    notes: tuple[str, ...] = ()
+    body: Mapping[str, Estimate] = field(default_factory=dict)
+
+    @property
+    def peak(self) -> Range:
+        """Bytes of memory."""
+        return memory.peak(self.lines)
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self.lines:
+            found["memory"] = self.peak.to_json()
+            found["memory_lines"] = memory.to_json(self.lines)
+        if self.parameters is not None:
+            found["parameters"] = self.parameters
+        if self.work.tokens.high:
+            found["tokens"] = self.work.tokens.to_json()
+            found["flops"] = self.work.flops.to_json()
+        if self.moved:
+            found["bytes_moved"] = self.moved
+        if self.notes:
+            found["notes"] = list(self.notes)
+        return found
+
+
+@dataclass(slots=True)
+class Known:
+    """What has been followed so far, by stage name."""
+
+    project: Path
+    device: Device
+    stored: Callable[[str], Path | None]
+    models: dict[str, Model] = field(default_factory=dict)
+    texts: dict[str, Texts] = field(default_factory=dict)
+    made: dict[str, Sequences] = field(default_factory=dict)
+    inside: bool = False
+    """In the body of a repeat, where the policy is in memory already."""
+
+    def model(self, stage: Stage, port: str) -> Model | None:
+        return self.models.get(source_of(stage, port))
+
+    def sequences(self, stage: Stage, port: str) -> Sequences | None:
+        return self.made.get(source_of(stage, port))
+
+
+def source_of(stage: Stage, port: str) -> str:
+    return next((edge.source for edge in stage.inputs if edge.port == port), "")
+
+
+def estimate_stages(
+    stages: Sequence[Stage],
+    *,
+    project: Path,
+    device: Device,
+    stored: Callable[[str], Path | None] = lambda name: None,
+) -> dict[str, Estimate]:
+    """The estimate of every stage, by name. `stored` gives the artifact of a stage that is made
+    already: its header is more exact than what can be told from settings."""
+    known = Known(project, device, stored)
+    return {stage.name: _estimate(stage, known) for stage in stages}
+
+
+def _estimate(stage: Stage, known: Known) -> Estimate:
+    match stage.verb:
+        case "pretrained" | "fresh":
+            return _source(stage, known)
+        case "train":
+            return _train(stage, known)
+        case "sample" | "evaluate":
+            return _draw(stage, known)
+        case "repeat":
+            return _repeat(stage, known)
+        case "export":
+            return _export(stage, known)
+        case "merge":
+            return _merge(stage, known)
+    if stage.type.name == "Data":
+        texts = texts_of(stage.verb, stage.settings, known.project)
+        if texts is not None:
+            known.texts[stage.name] = texts
+    else:
+        _selected(stage, known)
+    return Estimate((memory.process(False),))
+
+
+# --- models -----------------------------------------------------------------------------------
+
+
+def _source(stage: Stage, known: Known) -> Estimate:
+    width = known.device.number_bytes(stage.settings)
+    try:
+        header = _header(stage, known)
+    except ValueError as error:
+        return Estimate((memory.process(True),), notes=(str(error),))
+    facts = header.facts
+    model = Model(facts, header.tokens, facts.number_bytes or width)
+    known.models[stage.name] = model
+    gguf = stage.settings.get("source", "").endswith(".gguf")
+    lines = (
+        memory.process(True),
+        memory.weights(facts, model.width),
+        memory.loading(facts, model.width, gguf=gguf),
+    )
+    notes = () if header.tokens else ("tokens are assumed from bytes: no tokenizer to read",)
+    return Estimate(lines, Work(), header.stored + model.bytes, facts.parameters, notes)
+
+
+def _header(stage: Stage, known: Known) -> Header:
+    folder = known.stored(stage.name)
+    if folder is not None and (folder / "config.json").is_file():
+        return folder_header(folder)
+    if stage.verb == "fresh":
+        return Header(fresh_facts(stage.settings), None, 0)
+    return read_header(stage.settings["source"], known.project)
+
+
+def _export(stage: Stage, known: Known) -> Estimate:
+    model = known.model(stage, "model")
+    if model is None:
+        return Estimate((memory.process(True),))
+    held = memory.weights(model.facts, model.width)
+    return Estimate((memory.process(True), held), moved=2 * model.bytes)
+
+
+def _merge(stage: Stage, known: Known) -> Estimate:
+    """All models at once, and the one that they become."""
+    models = [known.models[edge.source] for edge in stage.inputs if edge.source in known.models]
+    if not models:
+        return Estimate((memory.process(True),))
+    known.models[stage.name] = first = models[0]
+    lines = [memory.process(True), memory.weights(first.facts, first.width, "merged weights")]
+    lines += [memory.weights(model.facts, model.width) for model in models]
+    moved = first.bytes + sum(model.bytes for model in models)
+    return Estimate(tuple(lines), moved=moved, parameters=first.facts.parameters)
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+def _train(stage: Stage, known: Known) -> Estimate:
+    model, made = known.model(stage, "model"), _learned(stage, known)
+    if model is None:
+        return Estimate((memory.process(True),), notes=("the size of its model is not known yet",))
+    known.models[stage.name] = model
+    lines = [] if known.inside else [memory.process(True), memory.weights(model.facts, model.width)]
+    moved = model.bytes * (0 if known.inside else 2)
+    for port, edge in (("reference", "ref_logp"), ("teacher", "teacher_logp")):
+        other = known.model(stage, port)
+        if other is not None and stage.formula is not None and edge in stage.formula.needs:
+            lines.append(memory.weights(other.facts, other.width, f"{port} model"))
+            moved += 0 if known.inside else other.bytes
+    if made is None:
+        notes = ("what it learns from is not known yet: no activations are counted",)
+        lines += memory.training(model.facts, model.width, Update(ZERO, ZERO, True, stage.settings))
+        return Estimate(tuple(lines), Work(), moved, model.facts.parameters, notes)
+    lines += memory.training(model.facts, model.width, _update(stage, made, known.inside))
+    if not known.inside:
+        lines.append(memory.allocator(lines))
+    done = _training_work(stage, model, made)
+    return Estimate(tuple(lines), done, moved, model.facts.parameters)
+
+
+def _learned(stage: Stage, known: Known) -> Sequences | None:
+    """The sequences that a train stage learns from."""
+    source = source_of(stage, "data")
+    if source in known.made:
+        return known.made[source]
+    texts, model = known.texts.get(source), known.model(stage, "model")
+    if texts is None or model is None:
+        return None
+    view = next(edge.view for edge in stage.inputs if edge.port == "data")
+    prompt = texts.tokens("prompt", model.counter)
+    if stage.formula is not None and stage.formula.on == "Preferences":
+        sides = [texts.tokens(part, model.counter) + END for part in ("chosen", "rejected")]
+        return Sequences(texts.count(view), 2, prompt, (sides[0] + sides[1]) * 0.5, True)
+    answer = texts.tokens("completion", model.counter) + END
+    return Sequences(texts.count(view), 1, prompt, answer, False)
+
+
+def sequences_of_update(stage: Stage, made: Sequences) -> float:
+    """Sequences of one optimizer step: whole groups, at least one."""
+    given: int | None = stage.settings["sequences_per_update"]
+    learns = stage.formula.on if stage.formula is not None else ""
+    size: float = given or (made.count if learns == "Rollouts" else FEW)
+    return max(made.group, min(size, made.count) // made.group * made.group) if made.group else 0.0
+
+
+def updates_of(stage: Stage, made: Sequences) -> int:
+    """Optimizer steps of a train stage."""
+    per_update = sequences_of_update(stage, made)
+    steps = math.ceil(made.count / per_update) * stage.settings["epochs"] if per_update else 0
+    limit: int | None = stage.settings["updates"]
+    return steps if limit is None else min(steps, limit)
+
+
+def _update(stage: Stage, made: Sequences, again: bool) -> Update:
+    """The largest forward pass: as many tokens as `micro_tokens` allows, a unit never cut."""
+    coupled = stage.formula is not None and stage.formula.coupling.value in ("group", "pair")
+    unit = made.group if coupled else 1
+    budget = stage.settings["micro_tokens"]
+    groups = sequences_of_update(stage, made) / made.group
+    whole = replace(made, groups=groups)
+    smallest = replace(made, groups=1, group=unit)
+
+    def row(total: float, least: float) -> float:
+        return float(min(total, max(least, budget)))
+
+    micro = Range(
+        row(whole.tokens.low, smallest.tokens.low),
+        row(whole.tokens.expected, smallest.tokens.expected),
+        row(whole.tokens.high, smallest.tokens.high),
+    )
+    share = whole.completion_tokens.expected / max(1.0, whole.tokens.expected)
+    return Update(micro, micro * share, again or updates_of(stage, made) > 1, stage.settings)
+
+
+def _training_work(stage: Stage, model: Model, made: Sequences) -> Work:
+    formula = stage.formula
+    per_update, updates = sequences_of_update(stage, made), updates_of(stage, made)
+    passes = min(stage.settings["epochs"], updates * per_update / max(1.0, made.count))
+    needs = formula.needs if formula is not None else frozenset()
+    extra = len(needs & {"ref_logp", "teacher_logp"})
+    extra += "old_logp" in needs and updates > 1
+    return work.training(model.facts, made, stage.settings, passes, extra)
+
+
+# --- sampling and what follows ----------------------------------------------------------------
+
+
+def _draw(stage: Stage, known: Known) -> Estimate:
+    model, settings = known.model(stage, "model"), stage.settings
+    source = source_of(stage, "prompts")
+    texts = known.texts.get(source)
+    view = next((edge.view for edge in stage.inputs if edge.port == "prompts"), None)
+    if model is None or texts is None:
+        return Estimate((memory.process(True),), notes=("its model or its prompts are not known",))
+    there = texts.count(view)
+    wanted = settings["prompts"] or there
+    prompts = wanted if stage.verb == "sample" else min(wanted, there)
+    prompt = texts.tokens("prompt", model.counter)
+    answer = ANSWER * settings["max_tokens"]
+    made = Sequences(
+        prompts, settings["group"], prompt, replace(answer, low=max(1, answer.low)), True
+    )
+    known.made[stage.name] = made
+    lines = [] if known.inside else [memory.process(True), memory.weights(model.facts, model.width)]
+    lines += memory.drawing(model.facts, model.width, prompt, settings, prompts)
+    if not known.inside:
+        lines.append(memory.allocator(lines))
+    moved = 0 if known.inside else model.bytes
+    return Estimate(tuple(lines), work.sampling(model.facts, made), moved, model.facts.parameters)
+
+
+def _selected(stage: Stage, known: Known) -> None:
+    """What score, keep, best and pair leave; a selection is taken to keep all that it may."""
+    made = known.sequences(stage, "rollouts")
+    if made is None:
+        return
+    match stage.verb:
+        case "best":
+            made = replace(made, group=min(made.group, stage.settings.get("top") or 1))
+        case "pair":
+            made = replace(made, group=2)
+    known.made[stage.name] = made
+
+
+def _repeat(stage: Stage, known: Known) -> Estimate:
+    """One process holds the policy, its optimizer and every model that the body names."""
+    start = known.model(stage, "start")
+    inside = replace(known, inside=True, models=dict(known.models), made=dict(known.made))
+    if start is None:
+        return Estimate((memory.process(True),), notes=("the size of its model is not known yet",))
+    known.models[stage.name] = inside.models[stage.name] = start
+    body = {inner.name: _estimate(inner, inside) for inner in stage.body}
+    lines = [memory.process(True), memory.weights(start.facts, start.width)]
+    total, others = Work(), 0
+    for inner in stage.body:
+        found = body[inner.name]
+        if inner.verb in ("train", "sample", "evaluate"):
+            lines += [line for line in found.lines if line.name not in ("process", "allocator")]
+            total = total + found.work * (1 / (inner.every or 1))
+        others += sum(
+            line.bytes.expected > 0 and line.name.endswith(" model") for line in found.lines
+        )
+    lines.append(memory.allocator(lines))
+    rounds = stage.settings["rounds"]
+    moved = start.bytes * (2 + others)
+    return Estimate(tuple(lines), total * rounds, moved, start.facts.parameters, body=body)

@@ -122,7 +122,15 @@ class _Walk:
     def _algorithm(self, declaration: ast.AlgorithmDecl) -> None:
         scope = self._head(declaration)
         for line in declaration.body:
+            if isinstance(line, ast.State):
+                text = " ".join(line.span.text.split())
+                scope[line.name.name] = self._define(line.name, "variable", text)
+        following: list[ast.Expr] = []
+        for line in declaration.body:
             match line:
+                case ast.State():
+                    self._expr(line.initial, scope)
+                    following.append(line.following)
                 case ast.Let():
                     self._expr(line.value, scope)
                     text = " ".join(line.span.text.split())
@@ -134,6 +142,8 @@ class _Walk:
                     self._expr(line.value, scope)
                 case ast.SubjectTo():
                     self._expr(line.test, scope)
+        for expr in following:  # what comes next may read every `let`
+            self._expr(expr, scope)
 
     # --- pipelines ----------------------------------------------------------------------------
 

@@ -149,6 +149,6 @@ def report_metric(test: dict[str, Any], report: Report) -> float:
         return fmean(pass_at(k, right, samples) for right, samples in rows)
     if name == "part":
         part = test["args"][0]
-        return fmean(fmean(score.parts[part]) for score in report.scores)
+        return fmean(value for score in report.scores for value in score.part(part))
     mean, low, high = mean_ci95(list(report.per_item().values()))
     return {"mean": mean, "ci95_low": low, "ci95_high": high}[name]

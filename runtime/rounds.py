@@ -234,6 +234,7 @@ def _save(work: Path, policy: Any, states: dict[str, dict[str, Any]], done: int)
                 "adapter": policy.adapter,
                 "updates": policy.updates,
                 "trainers": trainers,
+                "memories": {name: state.get("memory") for name, state in states.items()},
                 "done": done,
             },
             file,
@@ -259,4 +260,7 @@ def _restore(work: Path, policy: Any, states: dict[str, dict[str, Any]]) -> int:
     policy.updates = saved["updates"]
     for name, state in saved["trainers"].items():
         states[name]["resume"] = state
+    for name, memory in saved.get("memories", {}).items():
+        if memory is not None:
+            states[name]["memory"] = memory
     return int(saved["done"])

@@ -128,7 +128,11 @@ def compile_reward(expr: ast.Expr, module: Module, scope: Scope, project: Path) 
 
 
 def parts_of(reward: Mapping[str, Any]) -> Iterator[str]:
-    """Labels of the parts of a compiled reward."""
+    """Labels of the parts of a compiled reward; of a rubric the names of its items."""
+    if reward["op"] == "rubric":
+        names = [item["name"] for made in reward["categories"] for item in made["items"]]
+        yield from dict.fromkeys(names)
+        return
     for node in walk(reward):
         if "part" in node:
             yield node["part"]

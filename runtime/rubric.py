@@ -310,9 +310,10 @@ def combine(
         if present <= 0:
             rewards.append(None)
             continue
-        total = sum(weights[name] * (judged[name].scores[row] or 0.0) for name in applies)
-        scale = 1 / present if how["normalize"] == "sum" else whole / present
-        rewards.append(total * scale)
+        whole = 1.0 if how["normalize"] == "sum" else whole
+        # A share of exactly 1 for an item that is alone makes one item plain GRPO to the last bit.
+        shares = {name: weights[name] / present * whole for name in applies}
+        rewards.append(sum(shares[name] * (judged[name].scores[row] or 0.0) for name in applies))
     return rewards
 
 

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-PROCESSES = 64
+PROCESSES = 32
 OUTPUT = 4 * 1024**2
 """Bytes that a program may write, into each of its files."""
 LATE = 124

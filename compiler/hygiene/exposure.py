@@ -24,7 +24,7 @@ def check_exposure(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding
 
 
 def _stage(stage: Stage) -> Iterator[Finding]:
-    if stage.verb == "served" and stage.settings["api_key_env"] is not None:
+    if stage.verb == "served" and stage.settings["api_key"] is not None:
         place = urlsplit(stage.settings["url"])
         if place.scheme == "http" and place.hostname not in _HERE:
             message = f"the key for {place.hostname} would travel unencrypted"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from grape.compiler.types import ArtifactType
-from grape.compiler.verb import Duration, Settings, Verb
+from grape.compiler.verb import Duration, Secret, Settings, Verb
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -20,10 +20,8 @@ class ServedSettings(Settings):
     """The address that `/chat/completions` is added to."""
     model: str
     """The name by which the server knows the model."""
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = Field(
-        default=None, examples=["OPENAI_API_KEY"]
-    )
-    """The environment variable that holds the key. Only its name is ever stored."""
+    api_key: Secret | None = None
+    """`secret("NAME")`: the environment variable that holds the key."""
     timeout: Annotated[Duration, Field(gt=0)] = 60.0
     """Longest time for one answer."""
     retries: Annotated[int, Field(ge=0)] = 4

@@ -138,9 +138,9 @@ class Client:
     def _check_usable(self, status: int, text: str) -> None:
         where = f"{self.served.url} answered {status}: {self._clean(text)}"
         if status in (401, 403):
-            hint = "name the variable that holds the key: `api_key_env`"
-            if self.served.api_key_env:
-                hint = f"check the key in `{self.served.api_key_env}`"
+            hint = 'name the variable that holds the key: `api_key = secret("NAME")`'
+            if self.served.api_key:
+                hint = f"check the key in `{self.served.api_key['secret']}`"
             raise StageError(where, hint=hint)
         if status == 404 or 300 <= status < 400:
             raise StageError(where, hint="check the address (it often ends in /v1) and `model`")

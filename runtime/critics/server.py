@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-from grape.runtime.errors import StageError
+from grape.runtime.secrets import reveal
 
 SERVED = "served.json"
 """Its presence tells a served model from a folder with weights."""
@@ -21,7 +20,7 @@ class Served:
     kind: ClassVar[str] = "Model"
     url: str
     model: str
-    api_key_env: str | None
+    api_key: dict[str, str] | None
     timeout: float
     retries: int
     requests_per_minute: int | None
@@ -30,16 +29,7 @@ class Served:
 
     def key(self) -> str | None:
         """The key, read when it is needed. Raises StageError when its variable is not set."""
-        if self.api_key_env is None:
-            return None
-        value = os.environ.get(self.api_key_env, "")
-        if not value:
-            raise StageError(
-                f"the key for {self.url} is to be in the environment variable "
-                f"`{self.api_key_env}`, which is not set",
-                hint=f"set it before the run: export {self.api_key_env}=…",
-            )
-        return value
+        return reveal(self.api_key)
 
     def save(self, folder: Path) -> None:
         (folder / SERVED).write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")

@@ -179,7 +179,7 @@ def test_wrong_parameters_of_the_other_rewards(project: Path, call: str, code: s
 
 
 def test_a_running_average_is_in_the_checkpoint(tmp_path: Path) -> None:
-    from grape.runtime.execute import _restore, _save
+    from grape.runtime.rounds import _restore, _save
     from grape.runtime.verbs.fresh import new_model, train_tokenizer
 
     settings = {

@@ -216,17 +216,17 @@ def test_a_key_is_sent_and_never_shown(tmp_path: Path, monkeypatch: pytest.Monke
     echo = fails(401, "Incorrect key sk-very-secret")
     with serving(lambda number, body: echo) as fake:
         with pytest.raises(StageError) as caught:
-            one(fake, tmp_path, api_key_env="JUDGE_KEY")
+            one(fake, tmp_path, api_key={"secret": "JUDGE_KEY"})
         assert fake.headers[0]["Authorization"] == "Bearer sk-very-secret"
     assert "sk-very-secret" not in f"{caught.value.message} {caught.value.hint}"
-    served(fake, api_key_env="JUDGE_KEY").save(tmp_path)
+    served(fake, api_key={"secret": "JUDGE_KEY"}).save(tmp_path)
     assert "secret" not in (tmp_path / "served.json").read_text()
 
 
 def test_a_key_that_is_not_set_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(StageError, match="JUDGE_KEY"):
-        one(Fake("http://127.0.0.1:9/v1"), tmp_path, api_key_env="JUDGE_KEY")
+        one(Fake("http://127.0.0.1:9/v1"), tmp_path, api_key={"secret": "JUDGE_KEY"})
 
 
 def test_a_rate_limit_spaces_the_questions(tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ def _pythons() -> list[str]:
     """Folders that Python needs: its own, and the system's libraries."""
     own = {os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix)}
     system = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/etc/ld.so.cache")
-    return [*sorted(own), *(path for path in system if os.path.exists(path))]
+    there = [path for path in system if os.path.exists(path)]
+    return [*there, *sorted(own - set(there))]  # one below the other is mounted after it
 
 
 def _launch(folder: Path, seconds: float) -> int | None:

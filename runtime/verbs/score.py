@@ -102,7 +102,7 @@ def reward_metrics(rollouts: Rollouts) -> dict[str, float]:
     return {
         "reward": fmean(row.reward for row in rows if row.reward is not None),
         **parts,
-        "length": fmean(len(row.ids) for row in rows),
+        **({"length": fmean(len(row.ids) for row in rows)} if rows[0].ids else {}),
         "truncated": fmean(row.truncated for row in rows),
     }
 

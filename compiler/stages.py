@@ -275,7 +275,8 @@ def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, place
         if "reward" in formula.needs and not made.scored:
             message = "`where` reads the reward, and these rollouts have none yet"
             refuse("G201", message, setting.span, hint="score them first")
-        if made.served and formula.needs & {"length", "old_logp", "behavior_logp"}:
+        read = {dict(term.attrs).get("name") for term in formula.terms if term.op == "input"}
+        if made.served and read & {"length", "old_logp", "behavior_logp"}:
             message = "`where` counts tokens, and these rollouts are text of a served model"
             refuse("G251", message, setting.span, hint="a reward can count words: `within(…)`")
         return replace(stage, formula=formula)

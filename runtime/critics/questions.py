@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from grape.compiler.templates import parse_template
 from grape.dsl.nearest import did_you_mean
 from grape.runtime.artifacts import Completion
 from grape.runtime.errors import StageError
-from grape.runtime.templates import parse_template
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ edges of the graph through `Connect`. Nothing is run; what only data can tell is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from grape.compiler.modules import Module, lookup
 from grape.compiler.names import refuse
 from grape.compiler.params import call_values, check_declared, default_of, match_arguments
 from grape.compiler.rewards import compile_reward, missing_for, touch
+from grape.compiler.templates import parse_template
 from grape.dsl import ast
 from grape.dsl.findings import Label
 from grape.dsl.source import Span
@@ -94,7 +94,10 @@ def missing_for_rubric(rubric: Mapping[str, Any], columns: frozenset[str]) -> st
     """Why prompts with these columns cannot be judged by a rubric; None when they can."""
     for item in items_of(rubric):
         if "ask" in item:
-            if "answer" in _mentioned(item["ask"]["question"]) and "answer" not in columns:
+            if (
+                "answer" in parse_template(item["ask"]["question"]).columns
+                and "answer" not in columns
+            ):
                 return (
                     f"the question of `{item['name']}` shows the answer, and the prompts have none"
                 )
@@ -237,15 +240,11 @@ def _question(arg: ast.Arg, values: Scope) -> str:
     value = evaluate(arg.value, values)
     if value.kind != "string" or not value.data.strip():
         refuse("G202", f"the question is a text, not {show(value)}", arg.value.span)
-    if re.search(r"[{}]", re.sub(r"\{\{|\}\}|\{\s*[^{}\s][^{}]*\}", "", value.data)):
-        hint = "`{column}` shows a column; write `{{` and `}}` for braces"
-        refuse("G202", "the question has a brace that names no column", arg.value.span, hint=hint)
+    try:
+        parse_template(value.data)
+    except ValueError as error:
+        refuse("G202", str(error), arg.value.span)
     return str(value.data)
-
-
-def _mentioned(question: str) -> list[str]:
-    """The columns that a question shows."""
-    return [name.strip() for name in re.findall(r"\{([^{}]+)\}", question.replace("{{", ""))]
 
 
 _OPERATORS = ("==", "!=", "<", "<=", ">", ">=", "and", "or", "+", "-", "*", "/")

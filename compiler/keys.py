@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from grape.compiler.graders import reward_files
 from grape.compiler.graph import Edge, Stage
 from grape.compiler.verbs import VERBS, verb
 
@@ -132,15 +133,16 @@ def _relevant(stage: Stage) -> dict[str, Any]:
 
 
 def _by_port(stage: Stage) -> list[Edge]:
-    """Inputs in the order of the verb's ports, whatever the order of `name = value` in the file."""
+    """Inputs in the order of the verb's ports, then a rubric's models by name, whatever the order
+    of `name = value` in the file."""
     if stage.verb not in VERBS:
         return list(stage.inputs)
     places = {port.name: place for place, port in enumerate(verb(stage.verb).ports)}
-    return sorted(stage.inputs, key=lambda edge: places[edge.port])
+    return sorted(stage.inputs, key=lambda edge: (places.get(edge.port, len(places)), edge.port))
 
 
 def reads(stage: Stage, project: Path) -> Iterator[tuple[str, Path]]:
-    """The files that a stage reads: data, models, the source of Python rewards."""
+    """The files that a stage reads: data, models, the files of rewards."""
     settings = stage.settings
     if stage.verb in ("jsonl", "parquet", "csv"):
         yield "data", project / settings["path"]
@@ -150,9 +152,9 @@ def reads(stage: Stage, project: Path) -> Iterator[tuple[str, Path]]:
         yield "model", model_path(settings["source"], project)
     if stage.verb == "fresh" and settings["tokenizer"] not in ("trained", "bytes"):
         yield "tokenizer", project / settings["tokenizer"]
-    for call in _python_calls(stage.reward):
-        name = call["params"]["source"].rpartition(":")[0]
-        yield name, project / name
+    for call in _calls(stage.reward):
+        for name in reward_files(call["name"], call["params"]):
+            yield name, project / name
 
 
 def model_path(source: str, project: Path) -> Path:
@@ -168,12 +170,12 @@ def model_path(source: str, project: Path) -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / inside
 
 
-def _python_calls(reward: Any) -> Iterator[dict[str, Any]]:
+def _calls(reward: Any) -> Iterator[dict[str, Any]]:
     if isinstance(reward, dict):
-        if reward.get("op") == "call" and reward.get("name") == "python":
+        if reward.get("op") == "call":
             yield reward
         for value in reward.values():
-            yield from _python_calls(value)
+            yield from _calls(value)
     elif isinstance(reward, list):
         for value in reward:
-            yield from _python_calls(value)
+            yield from _calls(value)

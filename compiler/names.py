@@ -35,13 +35,6 @@ def refuse(
     raise Refused(Finding(code, message, span, labels, hint, fix))
 
 
-def not_executed(what: str, span: Span) -> NoReturn:
-    """Refuse a part of the language that this version checks but does not run."""
-    refuse(
-        "G290", f"{what} is part of the language, but this version does not execute it yet", span
-    )
-
-
 def unknown(
     code: str, message: str, name: str, span: Span, known: Iterable[str], *, listing: str = ""
 ) -> NoReturn:

@@ -109,6 +109,11 @@ class _Work:
             message = f"`repeat` carries a model, `{start.name}` is {start.type}"
             labels = (Label(start.made_at, "made here"),)
             refuse("G201", message, node.start.span, labels=labels)
+        if start.type.served:
+            name = start.name
+            message = f"`{name}` is a served model, and a repeat trains the model that it carries"
+            labels = (Label(start.made_at, "made here"),)
+            refuse("G250", message, node.start.span, labels=labels)
         body = Region(
             self.pipeline, self._node, declared.name, outer=place, carry=node.name, start=start
         )
@@ -205,6 +210,9 @@ def _output(statement: ast.Output, place: Place) -> Output:
         message = f"an output is a model, `{found.name}` is {found.type}"
         labels = (Label(found.made_at, "made here"),)
         refuse("G219", message, statement.value.span, labels=labels)
+    if found.type.served:
+        message = f"`{found.name}` is a served model: its weights are not here to be published"
+        refuse("G250", message, statement.value.span)
     path = fill_path(statement.path.value, place.values, statement.path.span)
     return Output(found.name, found.view, path, statement.span)
 

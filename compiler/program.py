@@ -15,10 +15,11 @@ from grape.compiler.algorithms import check_declaration as check_algorithm
 from grape.compiler.constants import Value
 from grape.compiler.graph import Graph
 from grape.compiler.modules import STD, Loading, Module, Texts, load_module, unused_imports
-from grape.compiler.names import Refused, not_executed, unknown
+from grape.compiler.names import Refused, unknown
 from grape.compiler.params import Given, bind, check_declared, read_params_file
 from grape.compiler.pipelines import build_graph
 from grape.compiler.rewards import check_declaration as check_reward
+from grape.compiler.rubrics import check_declaration as check_rubric
 from grape.dsl import ast
 from grape.dsl.allow import apply_allows as silence
 from grape.dsl.allow import silences
@@ -211,7 +212,7 @@ def _check_declaration(
         case ast.AlgorithmDecl():
             check_algorithm(declared, work.findings)
         case ast.RubricDecl():
-            not_executed("`rubric`", declared.name.span)
+            check_rubric(declared, module, work.project)
 
 
 def bind_parameters(work: Work) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from grape.compiler.constants import Scope, Value, evaluate, show
+from grape.compiler.graders import GRADERS
 from grape.compiler.modules import Module, known_names, lookup
-from grape.compiler.names import not_executed, refuse, unknown
+from grape.compiler.names import refuse, unknown
 from grape.compiler.params import call_values, match_arguments
 from grape.dsl import ast
 from grape.dsl.source import Span
@@ -56,10 +57,35 @@ BUILTINS: dict[str, tuple[Parameter, ...]] = {
     ),
     "environment": (),
     "python": (Parameter("source", ("string",)),),
+    "math": (Parameter("of", ("string",), "answer"),),
+    "json_schema": (
+        Parameter("schema", ("string",)),
+        Parameter("extract", ("string",), "text", ("text", "code")),
+    ),
+    "unit_tests": (
+        Parameter("of", ("string",), "tests"),
+        Parameter("extract", ("string",), "code", ("text", "code")),
+        Parameter("partial", ("bool",), False),
+        Parameter("timeout", ("duration",), 5.0),
+        Parameter("memory", ("size",), 512 * 1024**2),
+        Parameter("sandbox", ("string",), "namespaces", ("namespaces", "process")),
+    ),
+    "sql": (
+        Parameter("database", ("string", "none"), None),
+        Parameter("schema", ("string", "none"), None),
+        Parameter("of", ("string",), "answer"),
+        Parameter("extract", ("string",), "code", ("text", "code")),
+        Parameter("ordered", ("bool",), False),
+        Parameter("timeout", ("duration",), 2.0),
+    ),
+    "classifier": (
+        Parameter("source", ("string",)),
+        Parameter("label", ("string", "none"), None),
+        Parameter("reads", ("string",), "both", ("both", "completion")),
+        Parameter("squash", ("bool",), False),
+    ),
 }
 """Rewards that ship with Grape. `within` is 1 inside its bounds and 0 outside."""
-
-LATER = ("math", "json_schema", "unit_tests", "sql", "classifier")
 
 FUNCTIONS: dict[str, tuple[int, int]] = {
     "min": (1, 99),
@@ -102,7 +128,11 @@ def compile_reward(expr: ast.Expr, module: Module, scope: Scope, project: Path) 
 
 
 def parts_of(reward: Mapping[str, Any]) -> Iterator[str]:
-    """Labels of the parts of a compiled reward."""
+    """Labels of the parts of a compiled reward; of a rubric the names of its items."""
+    if reward["op"] == "rubric":
+        names = [item["name"] for made in reward["categories"] for item in made["items"]]
+        yield from dict.fromkeys(names)
+        return
     for node in walk(reward):
         if "part" in node:
             yield node["part"]
@@ -111,19 +141,27 @@ def parts_of(reward: Mapping[str, Any]) -> Iterator[str]:
 def walk(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Every node of a compiled reward."""
     yield node
-    for child in (*node.get("args", ()), *([node["value"]] if node["op"] == "part" else [])):
+    inner = [node["value"]] if node["op"] == "part" else []
+    for category in node.get("categories", ()):
+        inner += [item["value"] for item in category["items"] if "value" in item]
+    for child in (*node.get("args", ()), *inner):
         yield from walk(child)
 
 
-def missing_for(reward: Mapping[str, Any], columns: frozenset[str]) -> str | None:
-    """Why prompts with these columns cannot be scored by a reward; None when they can."""
+def missing_for(
+    reward: Mapping[str, Any], columns: frozenset[str], *, tokens: bool = True
+) -> str | None:
+    """Why prompts with these columns cannot be scored by a reward; None when they can. `tokens`
+    tells whether the completions have token ids."""
     for node in walk(reward):
         if node["op"] != "call":
             continue
         name, params = node["name"], node["params"]
-        compares = (name == "exact" and params["of"] == "answer") or (
+        compares = (name in ("exact", "math", "sql") and params["of"] == "answer") or (
             name == "contains" and params["text"] is None
         )
+        if name == "within" and params["unit"] == "tokens" and not tokens:
+            return "`within` counts tokens, and a served model gives text only; count words"
         if compares and "answer" not in columns:
             return f"`{name}` compares with the answer, and the prompts have none"
         if name == "environment" and "environment" not in columns:
@@ -139,7 +177,9 @@ def _declared(expr: ast.Expr, module: Module) -> tuple[ast.RewardDecl, Module] |
         return None
     declaration, home = found
     if isinstance(declaration, ast.RubricDecl):
-        not_executed("`rubric`", expr.span)
+        message = f"`{expr.function.name}` is a rubric, and a rubric is no part of a reward"
+        hint = "give it to `score` or `evaluate` as it is; its items and weights combine rewards"
+        refuse("G254", message, expr.span, hint=hint)
     if isinstance(declaration, ast.AlgorithmDecl):
         name = expr.function.name
         refuse("G216", f"`{name}` is an algorithm, a reward is expected here", expr.span)
@@ -212,8 +252,9 @@ def _call(expr: ast.Call, name: str, module: Module, scope: Scope, work: _Work) 
             refuse("G203", f"`{name}` takes {least} argument(s) here", expr.span)
         args = [_expression(arg.value, module, scope, work) for arg in expr.args]
         return {"op": name, "args": args}
-    if name in LATER:
-        not_executed(f"the reward `{name}`", expr.span)
+    if name == "ask":
+        hint = "write a `rubric` with `item NAME = ask(critic, …)`"
+        refuse("G253", "`ask` is an item of a rubric, no reward by itself", expr.span, hint=hint)
     if name not in BUILTINS:
         span = expr.function.span
         unknown("G101", f"there is no reward `{name}`", name, span, _known(module, {}))
@@ -249,7 +290,14 @@ def _check_value(name: str, parameter: Parameter, value: Value, span: Span) -> N
         refuse("G202", message, span)
 
 
-_WORDS = {"string": "a string", "bool": "true or false", "int": "a whole number", "list": "a list"}
+_WORDS = {
+    "string": "a string",
+    "bool": "true or false",
+    "int": "a whole number",
+    "list": "a list",
+    "duration": "a duration such as `5s`",
+    "size": "a size such as `512MiB`",
+}
 
 
 def _check_regex(params: dict[str, Any], expr: ast.Call) -> None:
@@ -282,6 +330,8 @@ def _check_builtin(name: str, params: dict[str, Any], expr: ast.Call, project: P
     }
     if name in checks:
         checks[name]()
+    if name in GRADERS:
+        GRADERS[name](params, expr.span, project)
     if name == "within" and params["min"] > params["max"]:
         refuse("G202", "`min` of `within` is greater than `max`", expr.span)
 
@@ -303,17 +353,17 @@ def check_declaration(declared: ast.RewardDecl, module: Module, project: Path) -
     values: dict[str, Value] = {}
     for param in declared.params:
         if param.default is None:
-            _touch(declared.value, module)
+            touch(declared.value, module)
             return
         values[param.name.name] = default_of(param, values, declared.name.name, param.span)
     work = _Work(project, open=[declared.name.name])
     _expression(declared.value, module, values, work)
 
 
-def _touch(expr: ast.Expr, module: Module) -> None:
+def touch(expr: ast.Expr, module: Module) -> None:
     """Mark what an unchecked expression uses, so that its imports do not count as unused."""
     match expr:
         case ast.Call(ast.Name(name)):
             lookup(module, name)
     for inner in ast.inside(expr):
-        _touch(inner, module)
+        touch(inner, module)

@@ -175,7 +175,8 @@ def _sentence(name: str, problem: Any, field: FieldInfo, value: Value) -> str:
         key, words = _RANGES[kind]
         return f"`{name}` must be {words} {context[key]:g}, not {show(value)}"
     if kind == "string_pattern_mismatch":
-        return f"`{name}` cannot be {show(value)}; it looks like `reasoning_gym:chain_sum`"
+        example = (field.examples or [""])[0]
+        return f"`{name}` cannot be {show(value)}; it looks like `{example}`"
     if kind in ("too_short", "too_long"):
         return f"`{name}` needs {_count(context)} values"
     return f"`{name}` must be {expected(field.annotation)}, not {_shown(value)}"

@@ -11,18 +11,21 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from grape.compiler.algorithms import condition_of, declaration_of, formula_of
+from grape.compiler.combine import Confidence
 from grape.compiler.constants import Value, evaluate, origin
 from grape.compiler.copies import fill_path
 from grape.compiler.files import check_files
 from grape.compiler.graph import Edge, Stage
 from grape.compiler.merging import check_merge
-from grape.compiler.names import not_executed, refuse, unknown
+from grape.compiler.modules import Module
+from grape.compiler.names import refuse, unknown
 from grape.compiler.regions import Declared, Found, Place, resolve
 from grape.compiler.rewards import compile_reward, missing_for, parts_of
+from grape.compiler.rubrics import compile_rubric, missing_for_rubric, rubric_of
 from grape.compiler.settings import check_settings
 from grape.compiler.types import ArtifactType, usable_as, way_from
 from grape.compiler.verb import Port, Verb
-from grape.compiler.verbs import KEYWORDS, LATER, VERBS, verb
+from grape.compiler.verbs import KEYWORDS, VERBS, verb
 from grape.dsl import ast
 from grape.dsl.findings import Label
 from grape.dsl.source import Span
@@ -89,8 +92,6 @@ def _verb_of(node: ast.Node) -> tuple[ast.Call, Verb]:
         message = f"`{node.name.name}` needs a call on the right, for example `{example}`"
         refuse("G114", message, call.span)
     name = call.function.name
-    if name in LATER:
-        not_executed(f"`{name}`", call.function.span)
     if name not in VERBS:
         message = f"there is no {_NOUNS[keyword]} `{name}`"
         known = KEYWORDS[keyword]
@@ -178,6 +179,10 @@ def _accept(made: Verb, port: Port, found: Found, arg: ast.Arg) -> None:
         message = f"`{made.name}` needs {port.accepts} as `{port.name}`, `{name}` is {what}"
         hint = way_from(found.type, port.accepts, name)
         refuse("G201", message, arg.span, labels=labels, hint=hint)
+    if found.type.served and found.type.name == "Model" and not port.served:
+        message = f"`{name}` is a served model, and `{made.name}` needs the weights themselves"
+        hint = "a served model judges in a rubric and samples; it is never trained or copied"
+        refuse("G250", message, arg.span, labels=labels, hint=hint)
     if found.type.split and found.view is None and port.accepts != "Text":
         message = f"`{name}` is split; say which part is meant"
         refuse("G222", message, arg.span, hint=f"write `{name}.train` or `{name}.test`")
@@ -185,7 +190,8 @@ def _accept(made: Verb, port: Port, found: Found, arg: ast.Arg) -> None:
 
 def _describe(made: ArtifactType) -> str:
     if made.name != "Data":
-        return f"a {made}" if made.name in ("Model", "Report") else str(made)
+        kind = "served " if made.served and made.name == "Model" else ""
+        return f"a {kind}{made}" if made.name in ("Model", "Report") else str(made)
     parts = sorted(made.columns - {"environment"})
     return f"data with {', '.join(parts)}" if parts else "data without templates"
 
@@ -201,17 +207,60 @@ def _with_reward(
         return stage
     if reward is None:
         refuse("G203", f"`{stage.verb}` needs a reward, for example `exact()`", call.span)
-    pipeline = place.region.pipeline
-    compiled = compile_reward(reward.value, pipeline.module, place.values, pipeline.project)
     source = types["rollouts" if stage.verb == "score" else "prompts"]
-    missing = missing_for(compiled, source.columns)
+    writer = types.get("rollouts") or types["model"]
+    rubric = rubric_of(reward.value, place.region.pipeline.module)
+    if rubric is not None:
+        assert isinstance(reward.value, ast.Call)
+        stage = _with_rubric(stage, reward.value, *rubric, place)
+    else:
+        stage = _with_expression(stage, reward, place)
+    assert stage.reward is not None
+    missing = missing_for_rubric(stage.reward, source.columns) if rubric else None
+    missing = missing or missing_for(stage.reward, source.columns, tokens=not writer.served)
     if missing is not None:
         hint = "give the data a template for `answer`" if "answer" in missing else None
         refuse("G214", missing, reward.span, hint=hint)
-    made = stage.type
     if stage.verb == "score":
-        made = replace(made, parts=frozenset(parts_of(compiled)))
-    return replace(stage, reward=compiled, type=made)
+        return replace(stage, type=replace(stage.type, parts=frozenset(parts_of(stage.reward))))
+    return stage
+
+
+def _with_expression(stage: Stage, reward: ast.Arg, place: Place) -> Stage:
+    if stage.settings["combine"] is not None:
+        message = "`combine` is about the items of a rubric, and this reward is one number already"
+        refuse("G256", message, reward.span, hint="leave `combine` out, or score with a rubric")
+    pipeline = place.region.pipeline
+    compiled = compile_reward(reward.value, pipeline.module, place.values, pipeline.project)
+    return replace(stage, reward=compiled)
+
+
+def _with_rubric(
+    stage: Stage, call: ast.Call, declared: ast.RubricDecl, home: Module, place: Place
+) -> Stage:
+    """The rubric in its place, its models as further inputs of the stage."""
+    ports = {port.name for port in verb(stage.verb).ports}
+    edges: list[Edge] = []
+
+    def connect(name: str, arg: ast.Arg) -> str:
+        found = resolve(arg.value, place)
+        if found.type.name != "Model":
+            labels = (Label(found.made_at, f"`{found.name}` is made here"),)
+            message = f"`{name}` of `{declared.name.name}` is a model, `{found.name}` is "
+            refuse("G201", message + _describe(found.type), arg.span, labels=labels)
+        port = f"{name}_critic" if name in ports else name
+        edges.append(found.edge(port, arg.span))
+        return port
+
+    project = place.region.pipeline.project
+    compiled = compile_rubric(call, declared, home, place.values, project, connect)
+    combine = stage.settings["combine"] or Confidence().model_dump(mode="json")
+    return replace(
+        stage,
+        reward=compiled,
+        inputs=(*stage.inputs, *edges),
+        settings=stage.settings | {"combine": combine},
+    )
 
 
 def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, place: Place) -> Stage:
@@ -226,6 +275,10 @@ def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, place
         if "reward" in formula.needs and not made.scored:
             message = "`where` reads the reward, and these rollouts have none yet"
             refuse("G201", message, setting.span, hint="score them first")
+        read = {dict(term.attrs).get("name") for term in formula.terms if term.op == "input"}
+        if made.served and read & {"length", "old_logp", "behavior_logp"}:
+            message = "`where` counts tokens, and these rollouts are text of a served model"
+            refuse("G251", message, setting.span, hint="a reward can count words: `within(…)`")
         return replace(stage, formula=formula)
     return _trained(stage, setting, inputs, place)
 
@@ -247,6 +300,13 @@ def _trained(stage: Stage, setting: ast.Setting, inputs: Inputs, place: Place) -
             labels=labels,
             hint=way_from(data.type, wanted, name),
         )
+    if data.type.name == "Rollouts" and data.type.served:
+        name = arg.value.span.text
+        message = (
+            f"`{name}` was written by a served model: text without tokens and log-probabilities"
+        )
+        hint = f"imitate the best of it: `best({name})`, then `sft()`; or pair it"
+        refuse("G251", message, arg.span, hint=hint)
     assert isinstance(setting.value, ast.Call)
     findings = place.region.pipeline.findings
     formula = formula_of(setting.value, declaration, place.values, data.type.parts, findings)

@@ -15,7 +15,8 @@ class ArtifactType:
 
     `scored` tells scored Rollouts from fresh ones; `columns` are the parts that data has
     (`prompt`, `completion`, `chosen`, `rejected`, `answer`, `messages`, `desirable`); `parts` the
-    labels of the rewards that scored them; `split` whether data has `.train` and `.test`.
+    labels of the rewards that scored them; `split` whether data has `.train` and `.test`;
+    `served` a Model without weights here, or Rollouts that such a model wrote: text, no tokens.
     """
 
     name: str
@@ -23,6 +24,7 @@ class ArtifactType:
     columns: frozenset[str] = frozenset()
     parts: frozenset[str] = frozenset()
     split: bool = False
+    served: bool = False
 
     def __str__(self) -> str:
         return f"scored {self.name}" if self.scored else self.name

@@ -49,6 +49,8 @@ class Port:
     optional: bool = False
     named: bool = False
     """Only as `NAME = value`."""
+    served: bool = False
+    """Whether a model behind a server will do."""
 
 
 Result = Callable[[Mapping[str, ArtifactType], Mapping[str, Any]], ArtifactType]

@@ -8,7 +8,7 @@ folders. Nothing is pickled. No torch here: `runtime.core.models` holds the mode
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -128,6 +128,26 @@ class Completion:
     columns: dict[str, Any] = field(default_factory=dict)
     reward: float | None = None
     parts: dict[str, float] = field(default_factory=dict)
+    """Under a rubric: the scores of those items that apply."""
+    category: str | None = None
+    """Under a rubric: the category that judged it."""
+    confidences: dict[str, float] = field(default_factory=dict)
+    """Under a rubric: how sure each item's score is, 0 … 1; 1 where it was verified."""
+
+
+def part_values(rows: Sequence[Completion], part: str) -> list[float]:
+    """A part of every completion, for formulas. Where an item of a rubric does not apply, the mean
+    of its group stands in, which is neutral in a comparison within the group; 0 where it applies
+    to nobody in the group."""
+    known: dict[int, list[float]] = {}
+    for row in rows:
+        if part in row.parts:
+            known.setdefault(row.group, []).append(row.parts[part])
+    return [row.parts[part] if part in row.parts else _mean(known.get(row.group)) for row in rows]
+
+
+def _mean(values: list[float] | None) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
 @dataclass(slots=True)
@@ -192,8 +212,16 @@ class Score:
     answer: str | None
     texts: list[str]
     rewards: list[float]
-    parts: dict[str, list[float]]
+    parts: dict[str, list[float | None]]
+    """None where an item of a rubric does not apply."""
     truncated: list[bool]
+    category: str | None = None
+    confidences: dict[str, list[float | None]] = field(default_factory=dict)
+
+    def part(self, name: str) -> list[float]:
+        """The mean of a part over the completions it applies to: one value, or none."""
+        values = [value for value in self.parts.get(name, ()) if value is not None]
+        return [sum(values) / len(values)] if values else []
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from grape.compiler.plan import PlannedCheck
 from grape.runtime.artifacts import Report
+from grape.runtime.errors import StageError
 from grape.runtime.stats import mean_ci95, paired_difference, pass_at
 
 _BINARY: dict[str, Callable[[Any, Any], Any]] = {
@@ -149,6 +150,9 @@ def report_metric(test: dict[str, Any], report: Report) -> float:
         return fmean(pass_at(k, right, samples) for right, samples in rows)
     if name == "part":
         part = test["args"][0]
-        return fmean(fmean(score.parts[part]) for score in report.scores)
+        values = [value for score in report.scores for value in score.part(part)]
+        if not values:
+            raise StageError(f"`{test['stage']}` has no completion that `{part}` applies to")
+        return fmean(values)
     mean, low, high = mean_ci95(list(report.per_item().values()))
     return {"mean": mean, "ci95_low": low, "ci95_high": high}[name]

@@ -12,6 +12,7 @@ from typing import Any
 from grape.compiler.plan import PlannedStage, Ref
 from grape.runtime.artifacts import TEXT_ARTIFACTS
 from grape.runtime.context import Context, Emit
+from grape.runtime.critics.server import SERVED, Served
 from grape.runtime.verbs import run_of
 
 Open = Callable[[Ref], Any]
@@ -20,6 +21,8 @@ Open = Callable[[Ref], Any]
 def load_artifact(kind: str, folder: Path) -> Any:
     """An artifact from its folder in the store."""
     if kind == "Model":
+        if (folder / SERVED).is_file():
+            return Served.load(folder)
         from grape.runtime.core.models import Policy
 
         return Policy.load(folder)

@@ -13,7 +13,6 @@ from datetime import datetime
 from html import escape
 from itertools import islice
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from grape.compiler.estimates.ranges import size
@@ -146,7 +145,9 @@ def _results(reports: dict[str, Report]) -> str:
     rows = []
     for name, report in reports.items():
         lines = {"reward": list(report.per_item().values()), **_parts(report)}
-        if len(lines) == 2:  # a single part is the reward itself
+        if len(lines) == 2 and not any(
+            score.category for score in report.scores
+        ):  # a single part is the reward itself
             lines = {"reward": lines["reward"]}
         for part, values in lines.items():
             rows.append(_result(name if part == "reward" else "", part, values))
@@ -180,8 +181,20 @@ def _rounds(folders: dict[str, Path]) -> str:
 
 
 def _parts(report: Report) -> dict[str, list[float]]:
-    names = list(report.scores[0].parts) if report.scores else []
-    return {name: [fmean(score.parts[name]) for score in report.scores] for name in names}
+    """Each part with its mean on every evaluation item; under a rubric by category, and beside each
+    score how sure it is."""
+    lines: dict[str, list[float]] = {}
+    for category in dict.fromkeys(score.category for score in report.scores):
+        scores = [score for score in report.scores if score.category == category]
+        for name in dict.fromkeys(name for score in scores for name in score.parts):
+            label = name if category is None else f"{category} · {name}"
+            values = [value for score in scores for value in score.part(name)]
+            if values:
+                lines[label] = values
+            sure = [c for score in scores for c in score.confidences.get(name, ()) if c is not None]
+            if sure and min(sure) < 1:
+                lines[f"{label} · confidence"] = sure
+    return lines
 
 
 def _result(name: str, part: str, values: list[float]) -> str:
@@ -343,7 +356,9 @@ def _of_report(report: Report) -> Iterator[dict[str, Any]]:
                 "answer": score.answer,
                 "text": text,
                 "reward": score.rewards[index],
-                "parts": {part: values[index] for part, values in score.parts.items()},
+                "parts": {
+                    part: v[index] for part, v in score.parts.items() if v[index] is not None
+                },
                 "cut": score.truncated[index],
             }
 

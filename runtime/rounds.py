@@ -238,6 +238,7 @@ def _save(
                 "adapter": policy.adapter,
                 "updates": policy.updates,
                 "trainers": trainers,
+                "memories": {name: state.get("memory") for name, state in states.items()},
                 "done": done,
                 "rounds": rounds,
             },
@@ -266,4 +267,7 @@ def _restore(work: Path, policy: Any, states: dict[str, dict[str, Any]], rounds:
     for name, state in saved["trainers"].items():
         total = state["total"] // saved["rounds"] * rounds
         states[name]["resume"] = {**state, "total": total}
+    for name, memory in saved.get("memories", {}).items():
+        if memory is not None:
+            states[name]["memory"] = memory
     return int(saved["done"])

@@ -148,7 +148,7 @@ class Runner:
     def _turn(self, stage: PlannedStage) -> Iterator[None]:
         """Stages that run a model take turns: two at once share the same cores or the same
         accelerator, and each is then more than twice as slow."""
-        heavy = stage.verb in _HEAVY
+        heavy = stage.verb in _HEAVY or (stage.verb == "score" and len(stage.inputs) > 1)
         while heavy and not self._machine.acquire(timeout=0.2):
             self.go_on()
         try:

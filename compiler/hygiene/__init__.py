@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from grape.compiler.graph import Graph
 from grape.compiler.hygiene.batches import check_batches
+from grape.compiler.hygiene.exposure import check_exposure
 from grape.compiler.hygiene.learning import check_groups, check_learning
 from grape.compiler.hygiene.lineage import check_lineage
 from grape.compiler.hygiene.safety import check_safety
@@ -24,6 +25,7 @@ FAMILIES: tuple[Callable[[Graph, ast.PipelineDecl], Iterator[Finding]], ...] = (
     check_batches,
     check_waste,
     check_safety,
+    check_exposure,
 )
 
 

@@ -9,6 +9,7 @@ from grape.compiler.verb import Verb
 VERBS: dict[str, str] = {
     "pretrained": "grape.compiler.verbs.pretrained",
     "fresh": "grape.compiler.verbs.fresh",
+    "served": "grape.compiler.verbs.served",
     "jsonl": "grape.compiler.verbs.jsonl",
     "parquet": "grape.compiler.verbs.parquet",
     "csv": "grape.compiler.verbs.csv",
@@ -26,13 +27,10 @@ VERBS: dict[str, str] = {
 }
 
 KEYWORDS: dict[str, tuple[str, ...]] = {
-    "model": ("pretrained", "fresh"),
+    "model": ("pretrained", "fresh", "served"),
     "data": ("jsonl", "parquet", "csv", "hf", "environment"),
     "stage": ("train", "sample", "score", "keep", "best", "pair", "evaluate", "merge", "export"),
 }
-
-LATER: dict[str, str] = {"served": "model"}
-"""In the language, not executed by this version."""
 
 
 def verb(name: str) -> Verb:

@@ -13,7 +13,9 @@ from grape.compiler.verb import Settings, Verb
 
 
 class EnvironmentSettings(Settings):
-    name: Annotated[str, Field(pattern=r"^reasoning_gym:[a-z0-9_]+$")]
+    name: Annotated[
+        str, Field(pattern=r"^reasoning_gym:[a-z0-9_]+$", examples=["reasoning_gym:chain_sum"])
+    ]
     """Which tasks: `reasoning_gym:NAME`."""
     options: dict[str, Any] = Field(default={})
     """Options of the task, as the environment documents them."""

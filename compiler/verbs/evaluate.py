@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from grape.compiler.combine import Combine
 from grape.compiler.verb import Duration, Port, Settings, Verb, makes
 
 
@@ -32,6 +33,8 @@ class EvaluateSettings(Settings):
     """Times that a failing reward is asked again before `on_error` holds."""
     calls_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Most completions that are scored in a minute; none: as fast as it goes."""
+    combine: Combine | None = None
+    """How a rubric's items become one number; none: `confidence()` for a rubric."""
 
 
 VERB = Verb(
@@ -40,6 +43,6 @@ VERB = Verb(
     EvaluateSettings,
     makes("Report"),
     "1",
-    ports=(Port("model", "Model"), Port("prompts", "Prompts")),
+    ports=(Port("model", "Model", served=True), Port("prompts", "Prompts")),
     reward=True,
 )

@@ -32,7 +32,7 @@ class SampleSettings(Settings):
 
 def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:
     columns = inputs["prompts"].columns & {"prompt", "answer", "environment"}
-    return ArtifactType("Rollouts", columns=columns)
+    return ArtifactType("Rollouts", columns=columns, served=inputs["model"].served)
 
 
 VERB = Verb(
@@ -41,5 +41,5 @@ VERB = Verb(
     SampleSettings,
     _type,
     "1",
-    ports=(Port("model", "Model"), Port("prompts", "Prompts")),
+    ports=(Port("model", "Model", served=True), Port("prompts", "Prompts")),
 )

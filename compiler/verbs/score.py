@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from grape.compiler.combine import Combine
 from grape.compiler.types import ArtifactType
 from grape.compiler.verb import Duration, Port, Settings, Verb
 
@@ -21,6 +22,8 @@ class ScoreSettings(Settings):
     """Times that a failing reward is asked again before `on_error` holds."""
     calls_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Most completions that are scored in a minute; none: as fast as it goes."""
+    combine: Combine | None = None
+    """How a rubric's items become one number; none: `confidence()` for a rubric."""
 
 
 def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from grape.runtime.artifacts import Data, Demo, Demos, Item, Preference, Preferences, Rollouts
+from grape.runtime.artifacts import (
+    Data,
+    Demo,
+    Demos,
+    Item,
+    Preference,
+    Preferences,
+    Rollouts,
+    part_values,
+)
 from grape.runtime.context import Context
 from grape.runtime.core.models import Policy
 from grape.runtime.core.packing import Example
@@ -20,7 +30,7 @@ def examples_of(
     assert context.stage.formula is not None
     learns = context.stage.formula["on"]
     if isinstance(data, Rollouts):
-        found = [[example] for example in _rollouts(data)]
+        found = [[example] for example in _rollouts(data, context.stage.formula["needs"])]
     elif isinstance(data, Demos):
         found = [[_demo(policy, row, number)] for number, row in enumerate(data.rows)]
     elif isinstance(data, Preferences):
@@ -53,7 +63,10 @@ def _fitting(context: Context, policy: Policy, rows: list[list[Example]]) -> lis
     return kept
 
 
-def _rollouts(data: Rollouts) -> list[Example]:
+def _rollouts(data: Rollouts, needs: Iterable[str]) -> list[Example]:
+    names = {part for row in data.rows for part in row.parts}
+    names |= {name.removeprefix("reward.") for name in needs if name.startswith("reward.")}
+    parts = {f"reward.{name}": part_values(data.rows, name) for name in sorted(names)}
     return [
         Example(
             tuple(row.prompt_ids),
@@ -63,10 +76,10 @@ def _rollouts(data: Rollouts) -> list[Example]:
             {
                 **({} if row.reward is None else {"reward": row.reward}),
                 "truncated": float(row.truncated),
-                **{f"reward.{name}": value for name, value in row.parts.items()},
+                **{name: values[number] for name, values in parts.items()},
             },
         )
-        for row in data.rows
+        for number, row in enumerate(data.rows)
     ]
 
 

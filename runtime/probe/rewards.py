@@ -84,7 +84,9 @@ def _told(item: Item) -> str | None:
 
 def _quick(reward: Mapping[str, Any]) -> bool:
     """Whether a reward compares texts, and can be computed here: no user code, no pattern that may
-    run for ever."""
+    run for ever, no critic to ask."""
+    if reward["op"] == "rubric":
+        return False
     calls = [node for node in walk(reward) if node["op"] == "call"]
     for node in calls:
         name, params = node["name"], node["params"]

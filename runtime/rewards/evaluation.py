@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ from grape.runtime.rewards.verifier import verifier
 Node = Mapping[str, Any]
 Scored = tuple[float, dict[str, float]]
 
+
+def _late(name: str) -> Any:
+    """The module of a reward that needs more than text: imported when a file uses it."""
+    return import_module(f"grape.runtime.rewards.{name}")
+
+
 BUILTINS: dict[str, Callable[[Node, Rollouts, Path], Scorer]] = {
     "exact": lambda params, rollouts, project: text.exact(params),
     "contains": lambda params, rollouts, project: text.contains(params),
@@ -33,6 +40,15 @@ BUILTINS: dict[str, Callable[[Node, Rollouts, Path], Scorer]] = {
     "format": lambda params, rollouts, project: text.form(params),
     "environment": lambda params, rollouts, project: verifier(rollouts.environment),
     "python": lambda params, rollouts, project: python(params, project),
+    "math": lambda params, rollouts, project: _late("math").math(params),
+    "json_schema": lambda params, rollouts, project: _late("json_schema").json_schema(
+        params, project
+    ),
+    "unit_tests": lambda params, rollouts, project: _late("unit_tests").unit_tests(params),
+    "sql": lambda params, rollouts, project: _late("sql").sql(params, project),
+    "classifier": lambda params, rollouts, project: _late("classifier").classifier(
+        params, rollouts, project
+    ),
 }
 
 OPERATORS: dict[str, Callable[..., float]] = {

@@ -16,6 +16,7 @@ Run = Callable[[Context, dict[str, Any]], Any]
 VERBS: dict[str, str] = {
     "pretrained": "grape.runtime.verbs.pretrained",
     "fresh": "grape.runtime.verbs.fresh",
+    "served": "grape.runtime.verbs.served",
     "jsonl": "grape.runtime.verbs.data",
     "parquet": "grape.runtime.verbs.data",
     "csv": "grape.runtime.verbs.data",

@@ -24,7 +24,8 @@ def run(context: Context, inputs: dict[str, Any]) -> Demos:
 
 
 def _demo(row: Completion) -> Demo:
-    return Demo(row.prompt, row.text, list(row.prompt_ids), list(row.ids))
+    """Without ids where a served model wrote the text."""
+    return Demo(row.prompt, row.text, list(row.prompt_ids) or None, list(row.ids) or None)
 
 
 def _why(threshold: float | None) -> str:

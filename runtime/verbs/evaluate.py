@@ -5,8 +5,9 @@ from __future__ import annotations
 from time import perf_counter
 from typing import Any
 
-from grape.runtime.artifacts import Completion, Data, Report, Rollouts, Score
+from grape.runtime.artifacts import Completion, Data, Report, Score
 from grape.runtime.context import Context
+from grape.runtime.critics.sampling import completions_of
 from grape.runtime.stats import mean_ci95
 from grape.runtime.verbs.score import with_rewards
 from grape.runtime.verbs.selection import by_group, reward_of
@@ -17,13 +18,11 @@ def run(context: Context, inputs: dict[str, Any]) -> Report:
 
     Raises StageError when the reward fails, see `score_rollouts`.
     """
-    from grape.runtime.core.rollout import generate_for
-
     start = perf_counter()
     settings = context.stage.settings
     data: Data = inputs["prompts"]
     items = data.view(context.stage.inputs["prompts"].view)[: settings["prompts"]]
-    rollouts: Rollouts = generate_for(
+    rollouts = completions_of(
         inputs["model"],
         items,
         group=settings["group"],
@@ -36,7 +35,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Report:
         emit=context.emit,
     )
     rollouts.environment = data.environment
-    groups = by_group(with_rewards(context, rollouts).rows)
+    groups = by_group(with_rewards(context, rollouts, inputs).rows)
     report = Report([_score(group) for group in groups.values()])
     tokens = sum(len(row.ids) for row in rollouts.rows)
     _tell(context, report, {"seconds": perf_counter() - start, "tokens": tokens})
@@ -51,9 +50,17 @@ def _score(group: list[Completion]) -> Score:
         answer=first.answer,
         texts=[row.text for row in group],
         rewards=[reward_of(row) for row in group],
-        parts={part: [row.parts[part] for row in group] for part in first.parts},
+        parts=_values([row.parts for row in group]),
         truncated=[row.truncated for row in group],
+        category=first.category,
+        confidences=_values([row.confidences for row in group]),
     )
+
+
+def _values(rows: list[dict[str, float]]) -> dict[str, list[float | None]]:
+    """Each name with its value in every row, None where a row has none."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _tell(context: Context, report: Report, cost: dict[str, float]) -> None:

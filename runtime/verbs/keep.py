@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from grape.compiler.formula.ir import Formula
-from grape.runtime.artifacts import Completion, Rollouts
+from grape.runtime.artifacts import Completion, Rollouts, part_values
 from grape.runtime.context import Context
 from grape.runtime.verbs.selection import none_left, reward_of
 
@@ -61,7 +61,7 @@ def _passes(formula: Formula, rows: list[Completion]) -> list[bool]:
 
 def _quantity(name: str, rows: list[Completion]) -> list[float]:
     if name.startswith("reward."):
-        return [row.parts[name.removeprefix("reward.")] for row in rows]
+        return part_values(rows, name.removeprefix("reward."))
     if name in ("behavior_logp", "old_logp"):
         return [logp for row in rows for logp in row.logps]
     return [SEQUENCE[name](row) for row in rows]

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from grape.runtime.artifacts import Data, Item, Rollouts
 from grape.runtime.context import Context
-from grape.runtime.core.models import Policy
-from grape.runtime.core.rollout import generate_for
+from grape.runtime.critics.sampling import completions_of
 
 
 def drawn(items: Sequence[Item], count: int, seed: int, round: int) -> list[Item]:
@@ -30,7 +29,6 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
     room for `max_tokens`."""
     settings = context.stage.settings
     model, data = inputs["model"], inputs["prompts"]
-    assert isinstance(model, Policy)
     assert isinstance(data, Data)
     items = data.view(context.stage.inputs["prompts"].view)
     seed = settings["seed"]
@@ -40,7 +38,7 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
     def emit(event: dict[str, object]) -> None:
         context.emit({**event, "stage": context.stage.name})
 
-    rollouts = generate_for(
+    rollouts = completions_of(
         model,
         chosen,
         group=settings["group"],

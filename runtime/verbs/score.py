@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 from time import perf_counter
@@ -16,7 +17,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
     """Raises StageError when a reward cannot be used or fails, see `score_rollouts`."""
     rollouts: Rollouts = inputs["rollouts"]
     start = perf_counter()
-    scored = with_rewards(context, rollouts)
+    scored = with_rewards(context, rollouts, inputs)
     metrics = reward_metrics(scored)
     if metrics:
         context.emit(
@@ -48,9 +49,11 @@ def _shown(context: Context, scored: Rollouts) -> dict[str, Any]:
     }
 
 
-def with_rewards(context: Context, rollouts: Rollouts) -> Rollouts:
-    """New rows that carry their reward and its parts."""
+def with_rewards(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -> Rollouts:
+    """New rows that carry their reward and its parts. `inputs` holds the critics of a rubric."""
     assert context.stage.reward is not None
+    if context.stage.reward["op"] == "rubric":
+        return _judged(context, rollouts, inputs)
     scores = score_rollouts(
         context.stage.reward,
         rollouts,
@@ -68,17 +71,42 @@ def with_rewards(context: Context, rollouts: Rollouts) -> Rollouts:
     return replace(rollouts, rows=rows)
 
 
+def _judged(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -> Rollouts:
+    from grape.runtime.rubric import Scoring, score_rubric
+
+    settings = context.stage.settings
+    scoring = Scoring(
+        project=context.project,
+        combine=settings["combine"],
+        on_error=settings["on_error"],
+        timeout=settings["timeout"],
+        retries=settings["retries"],
+        calls_per_minute=settings["calls_per_minute"],
+        emit=context.emit,
+        critics=inputs,
+        answers=context.work.parents[1] / "answers",  # beside the stages' work, in the store
+        memory=context.state.setdefault("memory", {}),
+    )
+    assert context.stage.reward is not None
+    return replace(rollouts, rows=score_rubric(context.stage.reward, rollouts, scoring))
+
+
 def reward_metrics(rollouts: Rollouts) -> dict[str, float]:
-    """Means of reward, parts, length in tokens and share of cut completions; {} without rows."""
+    """Means of reward, of parts and confidences over the completions that have them, of length in
+    tokens, and the share of cut completions; {} without rows."""
     rows = rollouts.rows
     if not rows:
         return {}
-    parts = {
-        f"reward.{part}": fmean(row.parts[part] for row in rows) for part in sorted(rows[0].parts)
-    }
+    parts = _means("reward", [row.parts for row in rows])
+    parts |= _means("confidence", [row.confidences for row in rows])
     return {
         "reward": fmean(row.reward for row in rows if row.reward is not None),
         **parts,
-        "length": fmean(len(row.ids) for row in rows),
+        **({"length": fmean(len(row.ids) for row in rows)} if rows[0].ids else {}),
         "truncated": fmean(row.truncated for row in rows),
     }
+
+
+def _means(head: str, rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = sorted({name for row in rows for name in row})
+    return {f"{head}.{name}": fmean(row[name] for row in rows if name in row) for name in names}

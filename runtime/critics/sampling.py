@@ -1,0 +1,82 @@
+"""Completions from a served model: text without tokens, so that they can be imitated or paired,
+never trained on by their log-probabilities."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from grape.runtime.artifacts import Completion, Item, Rollouts
+from grape.runtime.context import Emit
+from grape.runtime.critics.questions import Failed
+from grape.runtime.critics.server import Served
+from grape.runtime.errors import StageError
+
+
+def generate_served(
+    served: Served,
+    items: Sequence[Item],
+    *,
+    group: int,
+    temperature: float,
+    top_p: float,
+    max_tokens: int,
+    stop: Sequence[str],
+    seed: int,
+    round: int,
+    emit: Emit,
+) -> Rollouts:
+    """`group` completions of each item, in the order of the items. Raises StageError where the
+    server gives no answer: a missing completion is never an empty one."""
+    from grape.runtime.critics.client import Client
+
+    client = Client(served)
+    how: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+    if stop:
+        how["stop"] = list(stop)
+
+    def one(place: int) -> Completion:
+        number, sample = divmod(place, group)
+        item = items[number]
+        draw = hashlib.sha256(f"{seed}/{round}/{item.id}/{sample}".encode()).digest()
+        turns = _turns(item)
+        asked = {"model": served.model, "messages": turns, "seed": int.from_bytes(draw[:4]) >> 1}
+        made = client.chat({**asked, **how})
+        if isinstance(made, Failed):
+            raise StageError(f"no completion of item {item.id}: {made.reason}")
+        prompt = item.prompt or "\n".join(str(turn["content"]) for turn in turns)
+        text, cut = made["text"], made["cut"]
+        return Completion(item.id, number, prompt, [], text, [], [], cut, item.answer, item.columns)
+
+    rows: list[Completion] = []
+    pool = ThreadPoolExecutor(served.max_concurrency)
+    try:
+        for row in pool.map(one, range(len(items) * group)):
+            rows.append(row)
+            total = len(items) * group
+            emit({"event": "progress", "done": len(rows), "total": total, "unit": "completions"})
+    finally:
+        pool.shutdown(cancel_futures=True)
+        client.close()
+    sampling = {**how, "group": group, "stop": list(stop), "engine": "openai"}
+    return Rollouts(rows, sampling, f"{served.url} {served.model}")
+
+
+def completions_of(model: Any, items: Sequence[Item], **how: Any) -> Rollouts:
+    """Completions by a model, here or behind a server; see `generate_served` for the settings."""
+    if isinstance(model, Served):
+        return generate_served(model, items, **how)
+    from grape.runtime.core.rollout import generate_for
+
+    return generate_for(model, items, **how)
+
+
+def _turns(item: Item) -> list[dict[str, Any]]:
+    if item.prompt is not None:
+        return [{"role": "user", "content": item.prompt}]
+    turns = list(item.messages or ())
+    while turns and turns[-1].get("role") == "assistant":
+        turns.pop()
+    return turns

@@ -277,7 +277,8 @@ def _estimates(plan: Plan, state: dict[str, Any]) -> str:
 
 
 def _stage(stage: PlannedStage, state: dict[str, Any]) -> str:
-    entry = state.get("stages", {}).get(stage.name, {})
+    made = stage.state != "skipped"  # one that is not may share its name with one that is
+    entry = state.get("stages", {}).get(stage.name, {}) if made else {}
     word = str(entry.get("state", stage.state))
     time = _cost(entry)
     inside = "".join(_stage(inner, state) for inner in stage.body)

@@ -177,6 +177,7 @@ pipeline p(key: string = secret("GRAPE_TEST_KEY")) {
     completion = " {sum}"
     answer = "{sum}"
     split = 50%
+    revision = "v1"
     token = key
   }
   model base = fresh("llama", sums) { layers = 1, hidden = 32, heads = 2, context = 64 }
@@ -200,6 +201,7 @@ def test_no_file_database_or_output_holds_a_secret(
     (tmp_path / "datasets.py").write_text(LIBRARY)
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     project, home = tmp_path / "project", Path(os.environ["GRAPE_HOME"])
     project.mkdir()
     for name in ("open", "refused"):

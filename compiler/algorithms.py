@@ -70,24 +70,26 @@ def formula_of(
 
 
 def _trainable(formula: Formula, span: Span) -> None:
-    """What only `evaluate` runs so far, in the training of a pipeline. Raises `Refused`."""
-    from grape.compiler.formula.levels import SUBGROUPS, Level
-    from grape.compiler.formula.quantities import TRAINED
-
-    lacking = sorted(
-        name for name in formula.needs if name.partition(".")[0] not in (*TRAINED, "reward")
-    )
-    levels = {term.level for term in formula.terms} & {Level.STEP, *SUBGROUPS}
-    what = [f"`{name}`" for name in lacking] + sorted(f"the level `{level}`" for level in levels)
-    if formula.constraints:
-        what.append("`subject to`")
-    if formula.memory:
-        what.append("`state`")
+    """Refuse what only `evaluate` runs so far. Raises `Refused`."""
+    what = untrained(formula)
     if what:
         listed = " and ".join((", ".join(what[:-1]), what[-1]) if len(what) > 1 else what)
         message = f"`{formula.name}` uses {listed}, which `train` does not supply yet"
         hint = "its loss on tensors of your own is `grape.algorithm(…).evaluate(batch)`"
         refuse("G309", message, span, hint=hint)
+
+
+def untrained(formula: Formula) -> list[str]:
+    """What of a formula `train` does not supply yet, each in the reader's words."""
+    from grape.compiler.formula.quantities import TRAINED
+
+    lacking = sorted(
+        name for name in formula.needs if name.partition(".")[0] not in (*TRAINED, "reward")
+    )
+    what = [f"`{name}`" for name in lacking]
+    what += [f"the level `{level}`" for level in sorted(formula.index_sets)]
+    what += ["`subject to`"] * bool(formula.constraints)
+    return what + ["`state`"] * bool(formula.memory)
 
 
 def goes_through_parts(declaration: ast.AlgorithmDecl) -> bool:

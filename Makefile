@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ORACLE_PIP := $(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-all lint type fmt table vsix wheel-check oracles clean
+.PHONY: quickstart test test-all lint type fmt table vsix wheel-check oracles bench clean
 
 quickstart: $(VENV)/.run  ## Train SmolLM2 on additions: SFT, then GRPO; about ten minutes on two cores
 	$(BIN)/grape run pipelines/quickstart.grape
@@ -45,6 +45,10 @@ wheel-check: $(VENV)/.dev  ## sdist, wheel, an empty environment, and the shippe
 
 oracles: $(ORACLES)/.ready  ## Golden values of TRL, verl and Liger, computed anew (an environment of 2 GB)
 	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(ORACLES)/bin/python -m oracles.make
+
+bench: $(VENV)/.dev $(ORACLES)/.ready  ## Beside TRL on the same models: times, memory, and the growth with each size
+	$(BIN)/python tests/bench/compare.py --trl $(ORACLES)/bin/python
+	$(BIN)/python tests/bench/growth.py
 
 clean:
 	rm -rf $(VENV) $(ORACLES) dist build .mypy_cache .ruff_cache .pytest_cache

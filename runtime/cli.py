@@ -81,9 +81,9 @@ def _dispatch(arguments: list[str]) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.arguments(chosen)
-        chosen.set_defaults(run=module.run)
+        chosen.set_defaults(do=module.run)
     args = parser.parse_args(arguments)
-    code: int = args.run(args)
+    code: int = args.do(args)
     return code
 
 

@@ -21,6 +21,10 @@ class EvaluateSettings(Settings):
     """Longest completion in tokens."""
     stop: list[str] = Field(default=[])
     """Texts that end a completion."""
+    rows: Annotated[int, Field(ge=1)] = 64
+    """Completions decoded side by side; changes time and memory only."""
+    compact: bool = True
+    """Finished completions make room for the next prompts at once; off only to compare."""
     prompts: Annotated[int, Field(ge=1)] | None = None
     """Use only the first so many prompts; none: all."""
     seed: int = 0

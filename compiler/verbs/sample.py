@@ -24,6 +24,10 @@ class SampleSettings(Settings):
     """Sample from the likeliest tokens that hold this share of the probability."""
     stop: list[str] = Field(default=[])
     """Texts that end a completion."""
+    rows: Annotated[int, Field(ge=1)] = 64
+    """Completions decoded side by side; changes time and memory only."""
+    compact: bool = True
+    """Finished completions make room for the next prompts at once; off only to compare."""
     engine: Literal["transformers"] = "transformers"
     """What runs the model."""
     seed: int = 0

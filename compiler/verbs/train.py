@@ -50,6 +50,15 @@ class TrainSettings(Settings):
     """`lora(…)` trains an adapter; none trains every weight."""
     micro_tokens: Annotated[int, Field(ge=1)] = 4096
     """Tokens sent through the model at once; changes memory, never the result."""
+    share_prompts: bool = True
+    """Run a prompt that completions share once; off only to compare, like the next three."""
+    packed: bool = True
+    """Rows without padding, each token seeing its own completion and prompt only."""
+    fused_head: bool = True
+    """Form log-probs and the head's gradient in chunks, without a table of all logits."""
+    skip_idle: bool = True
+    """Leave out sequences that the formula provably does not touch, such as those of a group with
+    equal rewards."""
     overlong: Literal["error", "drop"] = "error"
     """What to do with a sequence longer than `max_length`."""
     max_length: Annotated[int, Field(ge=2)] | None = None

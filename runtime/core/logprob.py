@@ -1,11 +1,13 @@
 """Log-probabilities of given tokens from hidden states, without the full table of logits.
 
-The head is applied to a chunk of positions at a time, forward and (by recomputing) backward, so
-that memory is chunk x vocabulary however long the batch is.
+The head is applied to a chunk of positions at a time, so that memory is chunk x vocabulary however
+long the batch is. `token_values` is differentiable by recomputing; `head_gradient` takes the
+gradient of the loss per token as given and needs no graph at all.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 1024
+CELLS = 1 << 23
+"""Logits of one chunk: 32 MiB in float32, which is faster than more and than less."""
 
 
 def head_of(network: Any) -> tuple[nn.Module, dict[str, float]]:
@@ -76,3 +80,82 @@ def token_values(
         empty = hidden.new_zeros(0)
         return empty, empty if entropy else None
     return torch.cat(logps), torch.cat(entropies) if entropy else None
+
+
+def fusable(network: Any) -> bool:
+    """Whether `head_gradient` knows the head: a plain matrix, with or without a bias."""
+    head, _ = head_of(network)
+    return type(head) is nn.Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The gradient of the loss by every token's log-prob [n] and, when it has one, entropy [n]."""
+
+    logp: Tensor
+    entropy: Tensor | None = None
+
+
+@torch.no_grad()
+def head_gradient(
+    network: Any, hidden: Tensor, targets: Tensor, weights: Weights, *, temperature: float
+) -> list[Tensor]:
+    """Log-probs [n], entropies [n] if they have weights, and the gradient of the loss by the hidden
+    states [n, width]; the gradient by the head's matrix is added to its `.grad`. Three products
+    per chunk: logits, and two back."""
+    head, after = head_of(network)
+    assert isinstance(head, nn.Linear)
+    matrix, bias = head.weight, head.bias
+    logps, back = torch.empty_like(weights.logp), torch.empty_like(hidden)
+    spreads = None if weights.entropy is None else torch.empty_like(weights.entropy)
+    size = max(1, CELLS // matrix.shape[0])
+    for start in range(0, len(targets), size):
+        part = slice(start, start + size)
+        states, wanted = hidden[part], targets[part, None]
+        logits = _logits(head, states, after, temperature)
+        top = logits.amax(-1, keepdim=True)
+        chosen = (logits.gather(1, wanted) - top)[:, 0]
+        inner = _slope(logits, after, temperature)
+        logits.sub_(top)
+        kept = logits.clone() if spreads is not None else None
+        probs = logits.exp_()
+        norm = probs.sum(-1, keepdim=True)
+        logps[part] = chosen - norm[:, 0].log()
+        probs /= norm
+        pull = weights.logp[part, None]
+        if kept is None or spreads is None or weights.entropy is None:
+            grad = probs.mul_(-pull)
+        else:  # dH/dz = p (E[z] - z)
+            mean = (probs * kept).sum(-1, keepdim=True)
+            spreads[part] = (norm.log() - mean)[:, 0]
+            grad = kept.sub_(mean).mul_(-weights.entropy[part, None]).sub_(pull).mul_(probs)
+        grad.scatter_add_(1, wanted, pull)
+        if inner is not None:
+            grad *= inner
+        grad = grad.to(matrix.dtype)
+        torch.mm(grad, matrix, out=back[part])
+        _add(matrix, lambda to, grad=grad, states=states: to.addmm_(grad.t(), states))
+        if bias is not None:
+            _add(bias, lambda to, grad=grad: to.add_(grad.sum(0)))
+    return [logps, back] if spreads is None else [logps, spreads, back]
+
+
+def _logits(head: nn.Module, states: Tensor, after: dict[str, float], temperature: float) -> Tensor:
+    """Logits at the temperature, in memory of their own."""
+    logits = logits_of(head, after, states)
+    return logits.div_(temperature) if temperature != 1 else logits
+
+
+def _slope(logits: Tensor, after: dict[str, float], temperature: float) -> Tensor | float | None:
+    """The derivative of final logits by the head's own output; none when it is 1."""
+    factor = after.get("scale", 1.0) / temperature
+    if "softcap" in after:
+        return (1 - (logits * (temperature / after["softcap"])).square_()).mul_(factor)
+    return factor if factor != 1 else None
+
+
+def _add(parameter: Tensor, into: Any) -> None:
+    if parameter.requires_grad:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        into(parameter.grad)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from grape.runtime.core.attention import Forest, Tree
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -41,6 +43,8 @@ class Micro:
     source: Tensor
     targets: Tensor
     slots: Tensor
+    forest: Forest | None
+    """The same as `tree` and `branch`, for one row without padding; none for padded rows."""
 
     def mask(self) -> Tensor:
         """Who sees whom, bool [B, 1, L, L]; padding sees itself."""
@@ -54,11 +58,17 @@ class Micro:
 
 
 def trees(
-    examples: Sequence[Example], *, share: bool, keep_groups: bool, paired: bool
+    examples: Sequence[Example],
+    only: Iterable[int],
+    *,
+    share: bool,
+    keep_groups: bool,
+    paired: bool,
 ) -> list[list[list[int]]]:
-    """Units that must not be cut, each a list of trees, each a list of example numbers."""
+    """Units that must not be cut, each a list of trees, each a list of the numbers `only`."""
     units: dict[object, list[int]] = {}
-    for number, example in enumerate(examples):
+    for number in only:
+        example = examples[number]
         key: object = number
         if paired:
             key = number // 2
@@ -93,12 +103,14 @@ def micro_batches(
     share: bool = True,
     packed: bool = True,
     device: torch.device | str = "cpu",
+    only: Sequence[int] | None = None,
 ) -> list[Micro]:
-    """Cut a batch into micro-batches of at most `budget` input tokens, units whole.
+    """Cut a batch (or its examples `only`) into micro-batches of at most `budget` input tokens.
 
-    A unit larger than the budget gets a micro-batch of its own; the gradient is the same for
-    every budget. With `keep_groups` false, a shared prompt's completions may be split."""
-    units = trees(examples, share=share, keep_groups=keep_groups, paired=paired)
+    Units stay whole; one larger than the budget gets a micro-batch of its own. The gradient is the
+    same for every budget. With `keep_groups` false, a shared prompt's completions may be split."""
+    chosen = range(len(examples)) if only is None else only
+    units = trees(examples, chosen, share=share, keep_groups=keep_groups, paired=paired)
     if not keep_groups and not paired:
         units = [
             [part] for unit in units for tree in unit for part in _split(examples, tree, budget)
@@ -147,6 +159,7 @@ def _micro(
     source: list[int] = []
     targets: list[int] = []
     slots: list[int] = []
+    seen: list[Tree] = []
     for row, line in enumerate(lines):
         ids: list[int] = []
         pos: list[int] = []
@@ -154,6 +167,7 @@ def _micro(
         branch: list[int] = []
         for number, tree in enumerate(line):
             prompt = examples[tree[0]].prompt
+            start, twigs = len(ids), []
             last = row * width + len(ids) + len(prompt) - 1
             ids += prompt
             pos += range(len(prompt))
@@ -167,6 +181,8 @@ def _micro(
                 ids += completion[:-1]
                 pos += range(len(prompt), len(prompt) + len(completion) - 1)
                 branch += [twig] * (len(completion) - 1)
+                twigs.append((len(ids) - len(completion) + 1, len(ids)))
+            seen.append(Tree(start, start + len(prompt), len(ids), tuple(twigs)))
             tree_of += [number] * (len(ids) - len(tree_of))
         gap = width - len(ids)
         for name, column, filler in (
@@ -185,4 +201,5 @@ def _micro(
         torch.tensor(source, device=device),
         torch.tensor(targets, device=device),
         torch.tensor(slots, device=device),
+        Forest(tuple(seen)) if packed else None,
     )

@@ -1,67 +1,32 @@
 """Completions of prompts: a batched decode loop over a transformers model.
 
 In: a policy and data items. Out: `Rollouts` with ids, texts and the log-probability of every token
-under the distribution it was drawn from. A prompt is run once for its whole group; finished rows
-leave the batch. Each token's random number depends only on seed, round, item, sample and index.
+under the distribution it was drawn from. A prompt is run once for its whole group; a finished row
+makes room for the next prompt. What a row draws does not depend on the rows beside it.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from grape.runtime.artifacts import Completion, Item, Rollouts
 from grape.runtime.context import Emit
+from grape.runtime.core.attention import Forest, Tree, attending, check_served
+from grape.runtime.core.cache import Placing, RowCache
 from grape.runtime.core.logprob import head_of, logits_of
 from grape.runtime.core.models import Policy
+from grape.runtime.core.sampling import Stops, decoded, draw, uniform
 from grape.runtime.core.text import prompt_ids
 from grape.runtime.errors import StageError
 
 ROWS = 64
 """Completions decoded side by side."""
-BLOCK = 256
-
-
-def uniform(seed: int, round: int, item: str, sample: int, index: int) -> float:
-    """The random number in [0, 1) of one token."""
-    key = f"{seed}/{round}/{item}/{sample}/{index}".encode()
-    return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 11) / (1 << 53)
-
-
-def draw(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> tuple[Tensor, ...]:
-    """Tokens [B] and their log-probabilities [B] for logits [B, V] and uniforms [B]; the likeliest
-    token at temperature 0, whose log-probability is the model's own."""
-    if temperature == 0:
-        ids = logits.argmax(-1)
-        return ids, torch.log_softmax(logits, -1).gather(1, ids[:, None])[:, 0]
-    log_probs = torch.log_softmax(logits / temperature, -1)
-    if top_p < 1:
-        log_probs = _nucleus(log_probs, top_p)
-    probs = torch.nn.functional.pad(log_probs.exp(), (0, -log_probs.shape[1] % BLOCK))
-    blocks = probs.double().view(len(probs), -1, BLOCK)
-    ends = blocks.sum(-1).cumsum(-1)
-    wanted = uniforms[:, None] * ends[:, -1:]
-    block = torch.searchsorted(ends, wanted, right=True).clamp_(max=ends.shape[1] - 1)
-    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp_(min=0)), 0.0)
-    inner = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0].cumsum(-1)
-    left = torch.minimum(wanted - before, inner[:, -1:] * (1 - 1e-12))
-    ids = (block * BLOCK + torch.searchsorted(inner, left, right=True))[:, 0]
-    ids.clamp_(max=logits.shape[1] - 1)
-    return ids, log_probs.gather(1, ids[:, None])[:, 0]
-
-
-def _nucleus(log_probs: Tensor, top_p: float) -> Tensor:
-    """Keep the likeliest tokens that together reach `top_p`, and renormalise."""
-    ordered, order = log_probs.sort(-1, descending=True)
-    before = ordered.exp().cumsum(-1) - ordered.exp()
-    kept = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before < top_p)
-    return torch.log_softmax(log_probs.masked_fill(~kept, -torch.inf), -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +38,10 @@ class Sampling:
     stop: tuple[str, ...]
     seed: int
     round: int
+    rows: int
+    """Completions decoded side by side."""
+    compact: bool
+    """Finished rows leave at once, or stay until the last one beside them is finished."""
 
 
 @dataclass(slots=True)
@@ -82,6 +51,7 @@ class _Row:
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     truncated: bool = False
+    done: bool = False
 
 
 @torch.no_grad()
@@ -97,31 +67,21 @@ def generate_for(
     seed: int,
     round: int,
     emit: Emit,
+    rows: int = ROWS,
+    compact: bool = True,
 ) -> Rollouts:
     """`group` completions of each item, in the order of the items; `group` numbers of the result
-    count items from 0. Raises StageError when a prompt leaves no room for `max_tokens`."""
-    how = Sampling(group, temperature, top_p, max_tokens, tuple(stop), seed, round)
+    count items from 0. Raises StageError when a prompt leaves no room for `max_tokens`, or for a
+    model whose layers keep more than keys and values."""
+    how = Sampling(group, temperature, top_p, max_tokens, tuple(stop), seed, round, rows, compact)
+    check_served(policy.network)
     prompts = [prompt_ids(policy.tokenizer, item) for item in items]
-    _check_room(policy, items, prompts, max_tokens)
+    _check_room(policy, items, prompts, how.max_tokens)
     was_training = policy.model.training
     policy.model.eval()
-    rows: list[Completion] = []
-    size = max(1, ROWS // group)
-    for at in range(0, len(items), size):
-        part = slice(at, at + size)
-        done = _decode(policy, prompts[part], [item.id for item in items[part]], how)
-        for row in done:
-            index = at + row.item
-            rows.append(_completion(policy, items[index], index, prompts[index], row, how))
-        emit(
-            {
-                "event": "progress",
-                "done": len(rows),
-                "total": len(items) * group,
-                "unit": "completions",
-            }
-        )
+    done = _Decoding(policy, [item.id for item in items], prompts, how, emit).run()
     policy.model.train(was_training)
+    made = [_completion(policy, items[row.item], prompts[row.item], row, how) for row in done]
     sampling = {
         "group": group,
         "temperature": temperature,
@@ -130,7 +90,7 @@ def generate_for(
         "stop": list(stop),
         "engine": "transformers",
     }
-    return Rollouts(rows, sampling, str(policy.updates))
+    return Rollouts(made, sampling, str(policy.updates))
 
 
 def _check_room(
@@ -145,90 +105,163 @@ def _check_room(
             )
 
 
-def _decode(
-    policy: Policy, prompts: list[list[int]], names: list[str], how: Sampling
-) -> list[_Row]:
-    """Decode one chunk of prompts; rows come back in order of item and sample."""
-    device, body = policy.device, policy.network.base_model
-    head, after = head_of(policy.network)
-    width = max(map(len, prompts))
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    attend = torch.zeros(len(prompts), width, dtype=torch.long)
-    for b, prompt in enumerate(prompts):
-        ids[b, width - len(prompt) :] = torch.tensor(prompt)
-        attend[b, width - len(prompt) :] = 1
-    ids, attend = ids.to(device), attend.to(device)
-    cache = DynamicCache(config=policy.network.config)
-    places = (attend.cumsum(-1) - 1).clamp(min=0)
-    made = body(
-        input_ids=ids,
-        attention_mask=attend,
-        position_ids=places,
-        past_key_values=cache,
-        use_cache=True,
-    )
-    hidden = made.last_hidden_state[:, -1].repeat_interleave(how.group, 0)
-    cache.batch_repeat_interleave(how.group)
-    attend = attend.repeat_interleave(how.group, 0)
-    rows = [_Row(item, sample) for item in range(len(prompts)) for sample in range(how.group)]
-    ends = set(policy.eos_ids)
-    live = list(rows)
-    for index in range(how.max_tokens):
-        numbers = [uniform(how.seed, how.round, names[r.item], r.sample, index) for r in live]
-        uniforms = torch.tensor(numbers, dtype=torch.float64, device=device)
-        tokens, logps = draw(logits_of(head, after, hidden), uniforms, how.temperature, how.top_p)
-        chosen = tokens.tolist()
-        for row, token, logp in zip(live, chosen, logps.tolist(), strict=True):
-            row.ids.append(token)
-            row.logps.append(logp)
-        last = index + 1 == how.max_tokens
-        going = [i for i, row in enumerate(live) if not _finished(policy, row, ends, how, last)]
-        if not going:
-            break
-        if len(going) < len(live):
-            kept = torch.tensor(going, device=device)
-            cache.batch_select_indices(kept)
-            attend, tokens = attend[kept], tokens[kept]
-            live = [live[i] for i in going]
-        attend = torch.cat([attend, attend.new_ones(len(attend), 1)], 1)
-        places = attend.sum(-1, keepdim=True) - 1
-        made = body(
-            input_ids=tokens[:, None],
-            attention_mask=attend,
-            position_ids=places,
-            past_key_values=cache,
+class _Decoding:
+    """Rows that are being decoded, the prompts that wait, and the cache they share."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        names: list[str],
+        prompts: list[list[int]],
+        how: Sampling,
+        emit: Emit,
+    ) -> None:
+        self.network = policy.network
+        self.device = policy.device
+        self.names, self.prompts, self.how, self.emit = names, prompts, how, emit
+        self.head, self.after = head_of(self.network)
+        self.ends = set(policy.eos_ids)
+        self.stops = Stops(policy.tokenizer, how.stop)
+        self.rows = [
+            _Row(item, sample) for item in range(len(prompts)) for sample in range(how.group)
+        ]
+        self.waiting = deque(range(len(prompts)))
+        self.live: list[_Row] = []
+        size = min(max(how.rows, how.group), len(self.rows))
+        self.cache = self._cache(size)
+        self.hidden: Tensor | None = None
+        self.finished = self.told = 0
+
+    def _cache(self, size: int) -> RowCache:
+        """Prompts are kept apart where several rows share one and plain attention will do."""
+        config, how = self.network.config, self.how
+        height = max(map(len, self.prompts), default=0)
+        plain = not any(
+            getattr(config, name, None) for name in ("sliding_window", "attn_logit_softcapping")
+        )
+        if how.group > 1 and plain and self.device.type == "cpu":
+            stems = min(size, len(self.prompts))
+            return RowCache(size, how.max_tokens, stems, height, self.device)
+        return RowCache(size, height + how.max_tokens, 0, 0, self.device)
+
+    def run(self) -> list[_Row]:
+        """All rows, finished, in order of item and sample."""
+        while self.waiting or self.live:
+            if self._room():
+                self._admit()
+            tokens = self._draw()
+            tokens = self._leave(tokens)
+            if self.live:
+                self._forward(tokens)
+        return self.rows
+
+    def _room(self) -> bool:
+        """Whether prompts are to come in: a few at a time, since each time costs a forward pass."""
+        if not self.waiting or not self.live:
+            return bool(self.waiting)
+        free = self.cache.rows - self.cache.count
+        return self.how.compact and free >= max(self.how.group, self.cache.rows // 8)
+
+    def _admit(self) -> None:
+        """Run waiting prompts, as many as there is room for, as one packed row."""
+        ids: list[int] = []
+        positions: list[int] = []
+        places, trees, lasts = [], [], []
+        row, group = self.cache.count, self.how.group
+        stems = self.cache.free_stems() or [0] * len(self.waiting)
+        while self.waiting and row + group <= self.cache.rows:
+            item = self.waiting.popleft()
+            prompt, start = self.prompts[item], len(ids)
+            ids += prompt
+            positions += range(len(prompt))
+            places.append(Placing(start, len(ids), row, group, stems.pop(0)))
+            trees.append(Tree(start, len(ids), len(ids), ()))
+            lasts.append(len(ids) - 1)
+            self.live += self.rows[item * group : (item + 1) * group]
+            row += group
+        self.cache.admit(places)
+        with attending(self.network, Forest(tuple(trees))):
+            made = self._body([ids], [positions])
+        new = made[0, torch.tensor(lasts, device=self.device)].repeat_interleave(group, 0)
+        self.hidden = new if self.hidden is None else torch.cat([self.hidden, new])
+
+    def _body(self, ids: list[list[int]] | Tensor, positions: list[list[int]] | Tensor) -> Tensor:
+        found = self.network.base_model(
+            input_ids=torch.as_tensor(ids, device=self.device),
+            attention_mask=None,
+            position_ids=torch.as_tensor(positions, device=self.device),
+            past_key_values=self.cache,
             use_cache=True,
         )
-        hidden = made.last_hidden_state[:, -1]
-    return rows
+        return cast(Tensor, found.last_hidden_state)
 
+    def _draw(self) -> Tensor:
+        """The next token of every live row, noted with its log-prob."""
+        how = self.how
+        uniforms = torch.tensor(
+            [
+                uniform(how.seed, how.round, self.names[row.item], row.sample, len(row.ids))
+                for row in self.live
+            ],
+            dtype=torch.float64,
+            device=self.device,
+        )
+        assert self.hidden is not None
+        logits = logits_of(self.head, self.after, self.hidden)
+        tokens, logps = draw(logits, uniforms, how.temperature, how.top_p)
+        for row, token, logp in zip(self.live, tokens.tolist(), logps.tolist(), strict=True):
+            if not row.done:
+                row.ids.append(token)
+                row.logps.append(logp)
+        return tokens
 
-def _finished(policy: Policy, row: _Row, ends: set[int], how: Sampling, last: bool) -> bool:
-    if row.ids[-1] in ends:
-        return True
-    if how.stop:
-        text = _text(policy, row.ids)
-        if any(stop in text for stop in how.stop):
+    def _leave(self, tokens: Tensor) -> Tensor:
+        """Finished rows leave the cache; the tokens of those that stay."""
+        for row in self.live:
+            if not row.done and self._ended(row):
+                row.done = True
+                self.finished += 1
+        going = [number for number, row in enumerate(self.live) if not row.done]
+        self._tell(last=not going and not self.waiting)
+        if len(going) == len(self.live) or (going and not self.how.compact):
+            return tokens
+        order = self.cache.keep(going)
+        self.live = [self.live[number] for number in order]
+        if not order:
+            self.hidden = None
+        return tokens[torch.tensor(order, dtype=torch.long, device=self.device)]
+
+    def _ended(self, row: _Row) -> bool:
+        if row.ids[-1] in self.ends or self.stops.met(row.ids):
             return True
-    row.truncated = last
-    return last
+        row.truncated = len(row.ids) == self.how.max_tokens
+        return row.truncated
 
+    def _tell(self, *, last: bool) -> None:
+        if last or self.finished - self.told >= self.cache.rows // 2 + 1:
+            self.told = self.finished
+            done = {"done": self.finished, "total": len(self.rows), "unit": "completions"}
+            self.emit({"event": "progress", **done})
 
-def _text(policy: Policy, ids: list[int]) -> str:
-    return str(cast(Any, policy.tokenizer).decode(ids, skip_special_tokens=True))
+    def _forward(self, tokens: Tensor) -> None:
+        """One token more for every live row."""
+        places = self.cache.advance()
+        assert self.hidden is not None
+        with attending(self.network, self.cache.view(self.hidden.dtype)):
+            self.hidden = self._body(tokens[:, None], places[:, None])[:, 0]
 
 
 def _completion(
-    policy: Policy, item: Item, group: int, prompt: list[int], row: _Row, how: Sampling
+    policy: Policy, item: Item, prompt: list[int], row: _Row, how: Sampling
 ) -> Completion:
-    text = _text(policy, row.ids)
+    text = decoded(policy.tokenizer, row.ids)
     cuts = [at for stop in how.stop if (at := text.find(stop)) >= 0]
     shown = item.prompt
     if shown is None:
         shown = str(cast(Any, policy.tokenizer).decode(prompt))
     return Completion(
         item=item.id,
-        group=group,
+        group=row.item,
         prompt=shown,
         prompt_ids=prompt,
         text=text[: min(cuts)] if cuts else text,

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from grape.compiler.formula.fixed import foreknown
 from grape.compiler.formula.levels import Level
-from grape.runtime.core.logprob import token_values
+from grape.runtime.core.attention import attending, check_served
+from grape.runtime.core.logprob import Weights, fusable, head_gradient, token_values
 from grape.runtime.core.models import Policy
 from grape.runtime.core.packing import Example, Micro, micro_batches
 from grape.runtime.errors import StageError
@@ -24,14 +27,18 @@ from grape.runtime.layout import Layout
 
 @dataclass(frozen=True, slots=True)
 class Cutting:
-    """How a batch is cut; none of it changes a gradient."""
+    """How a step is computed; none of it changes a gradient."""
 
     budget: int = 4096
     """Input tokens of a micro-batch."""
     share: bool = True
     """Run a prompt that completions share once."""
     packed: bool = True
-    """One row without padding, or padded rows."""
+    """One row without padding, or padded rows under the model's own attention."""
+    fused: bool = True
+    """Form the head's gradient chunk by chunk, without a graph."""
+    skip: bool = True
+    """Leave out sequences that the formula provably does not touch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +51,17 @@ class Step:
 
 
 def cut(
-    examples: Sequence[Example], coupling: Level, on: str, how: Cutting, policy: Policy
+    examples: Sequence[Example],
+    coupling: Level,
+    on: str,
+    how: Cutting,
+    policy: Policy,
+    only: Sequence[int] | None = None,
 ) -> list[Micro]:
-    """The micro-batches of a batch, with what the formula couples kept together."""
+    """The micro-batches of a batch (or of the examples `only`), with what the formula couples kept
+    together."""
+    if how.packed:
+        check_served(policy.network)
     return micro_batches(
         examples,
         budget=how.budget,
@@ -55,22 +70,30 @@ def cut(
         share=how.share,
         packed=how.packed,
         device=policy.device,
+        only=only,
     )
+
+
+def states_of(policy: Policy, micro: Micro) -> Tensor:
+    """Hidden states [n, width] before a micro-batch's targets."""
+    body = policy.network.base_model
+    fed = {"input_ids": micro.input_ids, "position_ids": micro.position_ids, "use_cache": False}
+    if micro.forest is None:
+        hidden = body(attention_mask=micro.mask(), **fed).last_hidden_state
+    else:
+        with attending(policy.network, micro.forest):
+            hidden = body(attention_mask=None, **fed).last_hidden_state
+    return cast(Tensor, hidden.flatten(0, 1).index_select(0, micro.source))
 
 
 def forward(
     policy: Policy, micro: Micro, *, entropy: bool, temperature: float
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs [n] (and entropies [n]) of a micro-batch's targets."""
-    network = policy.network
-    hidden = network.base_model(
-        input_ids=micro.input_ids,
-        attention_mask=micro.mask(),
-        position_ids=micro.position_ids,
-        use_cache=False,
-    ).last_hidden_state
-    states = hidden.flatten(0, 1)[micro.source]
-    return token_values(network, states, micro.targets, entropy=entropy, temperature=temperature)
+    states = states_of(policy, micro)
+    return token_values(
+        policy.network, states, micro.targets, entropy=entropy, temperature=temperature
+    )
 
 
 @torch.no_grad()
@@ -124,53 +147,145 @@ def gradient(
     `old_logp` is needed and not given, the batch is used for exactly this step, and it is the
     current log-probs without their gradient. Raises StageError when the loss is not finite.
     """
-    formula = compiled.formula
-    paired = formula.on == "Preferences"
-    layout = Layout.from_lengths(
-        [len(example.completion) for example in examples],
-        [example.group for example in examples],
-        paired,
-        policy.device,
-    )
     parameter = next(policy.model.parameters())
-    like = parameter.new_zeros(
-        0, dtype=torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    )
+    wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    like = parameter.new_zeros(0, dtype=wide)
     fixed = {**constants(compiled, examples, like, progress), **given}
-    entropy = "entropy" in formula.needs
-    names = ["logp", "entropy"] if entropy else ["logp"]
-    live = {name: like.new_zeros(len(layout.token_sequence)) for name in names}
-    on_policy = "old_logp" in formula.needs and "old_logp" not in fixed
-    micros = cut(examples, formula.coupling, formula.on, how, policy)
+    return _Stepping(policy, compiled, examples, fixed, like, how, temperature).run()
 
-    def complete(values: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {**fixed, **values, **({"old_logp": values["logp"].detach()} if on_policy else {})}
 
-    if formula.coupling is Level.BATCH and len(micros) > 1:
-        with torch.no_grad():
-            for micro in micros:
-                _fill(live, micro, forward(policy, micro, entropy=entropy, temperature=temperature))
-    for micro in micros:
-        found = forward(policy, micro, entropy=entropy, temperature=temperature)
-        pairs = zip(names, found, strict=False)
-        placed = {
-            name: live[name].index_copy(0, micro.slots, value)
-            for name, value in pairs
-            if value is not None
-        }
-        compiled.loss(complete(placed), layout).backward()  # type: ignore[no-untyped-call]
-        live = {name: value.detach() for name, value in placed.items()}
-    with torch.no_grad():
-        loss = float(compiled.loss(complete(live), layout))
-    if loss != loss or loss in (float("inf"), float("-inf")):
-        raise StageError(
-            f"the loss of `{formula.name}` is {loss}",
-            hint="a lower learning rate, a smaller clip_norm or clamped ratios usually mend this",
+class _Stepping:
+    """One step: what is constant in it, and the live values as far as they are known."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        compiled: Compiled,
+        examples: Sequence[Example],
+        fixed: dict[str, Tensor],
+        like: Tensor,
+        how: Cutting,
+        temperature: float,
+    ) -> None:
+        self.policy, self.compiled, self.examples = policy, compiled, examples
+        self.fixed, self.how, self.temperature = fixed, how, temperature
+        formula = compiled.formula
+        self.layout = Layout.from_lengths(
+            [len(example.completion) for example in examples],
+            [example.group for example in examples],
+            formula.on == "Preferences",
+            policy.device,
         )
-    return Step(loss, compiled.logs(complete(live), layout), len(layout.token_sequence))
+        self.entropy = "entropy" in formula.needs
+        self.on_policy = "old_logp" in formula.needs and "old_logp" not in fixed
+        self.known = foreknown(formula, on_policy=self.on_policy)
+        names = ["logp", "entropy"] if self.entropy else ["logp"]
+        self.live = {name: like.new_zeros(len(self.layout.token_sequence)) for name in names}
 
+    def run(self) -> Step:
+        formula = self.compiled.formula
+        resting = self._resting()
+        busy = [number for number, rests in enumerate(resting) if not rests]
+        micros = self._cut(busy)
+        fused = self.how.fused and fusable(self.policy.network)
+        known = self._weights(self.live) if fused and self.known.weights else None
+        if formula.coupling is Level.BATCH and len(micros) > 1 and known is None:
+            self._fill(micros)
+        for micro in micros:
+            if fused:
+                self._fused(micro, known)
+            else:
+                self._plain(micro)
+        if not micros:  # an optimizer moves weights by a gradient of zero, too
+            for parameter in self.policy.model.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+        if not self.known.logs and len(busy) < len(resting):
+            self._fill(self._cut([number for number, rests in enumerate(resting) if rests]))
+        return self._told()
 
-def _fill(live: dict[str, Tensor], micro: Micro, found: tuple[Tensor, Tensor | None]) -> None:
-    for name, value in zip(live, found, strict=False):
-        if value is not None:
-            live[name][micro.slots] = value
+    def _resting(self) -> list[bool]:
+        """Which sequences the formula does not touch; both of a pair, or none."""
+        if not self.how.skip:
+            return [False] * len(self.examples)
+        idle = self.compiled.idle(self.fixed, self.layout)
+        if self.layout.paired:
+            idle = (idle[::2] & idle[1::2]).repeat_interleave(2)
+        return cast(list[bool], idle.tolist())
+
+    def _cut(self, only: list[int]) -> list[Micro]:
+        formula = self.compiled.formula
+        return cut(self.examples, formula.coupling, formula.on, self.how, self.policy, only)
+
+    def _complete(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        old = {"old_logp": values["logp"].detach()} if self.on_policy else {}
+        return {**self.fixed, **values, **old}
+
+    def _weights(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The gradient of the loss by every live value, flat [N]."""
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        loss = self.compiled.loss(self._complete(leaves), self.layout)
+        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        return {
+            name: torch.zeros_like(leaf) if grad is None else grad.to(leaf.dtype)
+            for (name, leaf), grad in zip(leaves.items(), found, strict=True)
+        }
+
+    def _fused(self, micro: Micro, known: dict[str, Tensor] | None) -> None:
+        """The head's gradient without a graph, then the body's by one backward pass."""
+        network = self.policy.network
+        states = states_of(self.policy, micro)
+        apart = states.detach()
+        if known is None:
+            with torch.no_grad():
+                self._note(micro, self._values(apart, micro))
+            known = self._weights(self.live)
+        weights = Weights(*(known[name][micro.slots] for name in self.live))
+        *found, back = head_gradient(
+            network, apart, micro.targets, weights, temperature=self.temperature
+        )
+        self._note(micro, found)
+        states.backward(back)  # type: ignore[no-untyped-call]
+
+    def _plain(self, micro: Micro) -> None:
+        """The gradient of everything by autograd."""
+        found = self._values(states_of(self.policy, micro), micro)
+        placed = {
+            name: self.live[name].index_copy(0, micro.slots, value)
+            for name, value in zip(self.live, found, strict=True)
+        }
+        self.compiled.loss(self._complete(placed), self.layout).backward()  # type: ignore[no-untyped-call]
+        self.live = {name: value.detach() for name, value in placed.items()}
+
+    def _values(self, states: Tensor, micro: Micro) -> list[Tensor]:
+        found = token_values(
+            self.policy.network,
+            states,
+            micro.targets,
+            entropy=self.entropy,
+            temperature=self.temperature,
+        )
+        return [value for value in found if value is not None]
+
+    @torch.no_grad()
+    def _fill(self, micros: Sequence[Micro]) -> None:
+        """Live values from a forward pass alone."""
+        for micro in micros:
+            self._note(micro, self._values(states_of(self.policy, micro), micro))
+
+    def _note(self, micro: Micro, found: Sequence[Tensor]) -> None:
+        for name, value in zip(self.live, found, strict=True):
+            self.live[name][micro.slots] = value
+
+    @torch.no_grad()
+    def _told(self) -> Step:
+        values = self._complete(self.live)
+        loss = float(self.compiled.loss(values, self.layout))
+        if loss != loss or loss in (float("inf"), float("-inf")):
+            raise StageError(
+                f"the loss of `{self.compiled.formula.name}` is {loss}",
+                hint="a lower learning rate, a smaller clip_norm or clamped ratios usually mend "
+                "this",
+            )
+        logs = self.compiled.logs(values, self.layout)
+        return Step(loss, logs, len(self.layout.token_sequence))

@@ -30,6 +30,8 @@ def run(context: Context, inputs: dict[str, Any]) -> Report:
         top_p=settings["top_p"],
         max_tokens=settings["max_tokens"],
         stop=settings["stop"],
+        rows=settings["rows"],
+        compact=settings["compact"],
         seed=settings["seed"],
         round=context.round,
         emit=context.emit,

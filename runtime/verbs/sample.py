@@ -46,6 +46,8 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
         top_p=settings["top_p"],
         max_tokens=settings["max_tokens"],
         stop=settings["stop"],
+        rows=settings["rows"],
+        compact=settings["compact"],
         seed=seed,
         round=context.round,
         emit=emit,

@@ -198,7 +198,13 @@ def _given(
 
 
 def _cutting(settings: dict[str, Any]) -> Cutting:
-    return Cutting(budget=settings["micro_tokens"])
+    return Cutting(
+        budget=settings["micro_tokens"],
+        share=settings["share_prompts"],
+        packed=settings["packed"],
+        fused=settings["fused_head"],
+        skip=settings["skip_idle"],
+    )
 
 
 def _offsets(examples: list[Example]) -> list[range]:

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 import grape
 from grape.runtime.artifacts import Item
-from grape.runtime.core.logprob import token_values
+from grape.runtime.core import logprob
+from grape.runtime.core.logprob import Weights, head_gradient, token_values
 from grape.runtime.core.models import Policy, prepared
 from grape.runtime.core.packing import Example
 from grape.runtime.core.rollout import generate_for
@@ -52,16 +53,20 @@ def examples(paired: bool) -> list[Example]:
                 done,
                 group,
                 {"old_logp": known, "ref_logp": known},
-                {"reward": float(number % 3)},
+                {"reward": float(number % 3) if paired or group else 1.0},
             )
         )
     return found
 
 
 def gradients(
-    name: str, how: Cutting, options: dict[str, Any], architecture: str
+    name: str,
+    how: Cutting,
+    options: dict[str, Any],
+    architecture: str,
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[float, torch.Tensor]:
-    policy = tiny(architecture)
+    policy = tiny(architecture, dtype)
     compiled = compile_formula(grape.algorithm(name, **options).formula)
     batch = examples(name == "dpo")
     step = gradient(policy, compiled, batch, given={}, how=how)
@@ -69,25 +74,66 @@ def gradients(
     return step.loss, torch.cat(flat)
 
 
+PLAIN = Cutting(10**6, share=False, packed=False, fused=False, skip=False)
 CUTS = [
-    Cutting(budget, share, packed)
+    Cutting(budget, share, packed, fused=budget != 30, skip=budget != 4096)
     for budget in (1, 30, 4096)
     for share in (True, False)
     for packed in (True, False)
-]
+] + [Cutting(), Cutting(fused=False), Cutting(skip=False)]
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-@pytest.mark.parametrize("name,options", [("sft", {}), ("grpo", {"beta": 0.1}), ("dpo", {})])
+@pytest.mark.parametrize(
+    "name,options", [("sft", {}), ("grpo", {"beta": 0.1}), ("grpo", {}), ("dpo", {})]
+)
 def test_gradient_does_not_depend_on_how_the_batch_is_cut(
     name: str, options: dict[str, Any], architecture: str
 ) -> None:
-    loss, wanted = gradients(name, Cutting(10**6, False, False), options, architecture)
+    loss, wanted = gradients(name, PLAIN, options, architecture)
     assert wanted.norm() > 1e-6
     for how in CUTS:
         found_loss, found = gradients(name, how, options, architecture)
         assert abs(found_loss - loss) <= 1e-12 * max(1.0, abs(loss)), how
         assert (found - wanted).norm() <= 1e-12 * wanted.norm(), how
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["sft", "grpo", "dpo"])
+def test_every_technique_gives_the_same_step_in_float32(name: str, architecture: str) -> None:
+    loss, wanted = gradients(name, PLAIN, {}, architecture, torch.float32)
+    off = [{"share": False}, {"packed": False}, {"fused": False}, {"skip": False}]
+    for how in ({}, *off):
+        found_loss, found = gradients(name, Cutting(30, **how), {}, architecture, torch.float32)
+        assert abs(found_loss - loss) <= 1e-5 * max(1.0, abs(loss)), how
+        assert (found - wanted).norm() <= 1e-5 * wanted.norm(), how
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_the_fused_head_equals_autograd(softcap: float | None, monkeypatch: Any) -> None:
+    monkeypatch.setattr(logprob, "CELLS", 600)
+    policy = tiny()
+    policy.network.config.final_logit_softcapping = softcap
+    hidden = torch.randn(9, 32, dtype=torch.float64, requires_grad=True)
+    targets, head = torch.arange(9), policy.network.get_output_embeddings()
+    pull, stir = torch.randn(2, 9, dtype=torch.float64)
+    logp, entropy = token_values(policy.network, hidden, targets, entropy=True, temperature=0.7)
+    assert entropy is not None
+    wanted = torch.autograd.grad((pull * logp + stir * entropy).sum(), [hidden, head.weight])
+    found = head_gradient(
+        policy.network, hidden.detach(), targets, Weights(pull, stir), temperature=0.7
+    )
+    for mine, plain in zip([*found, head.weight.grad], [logp, entropy, *wanted], strict=True):
+        assert torch.allclose(mine, plain, atol=1e-12)
+
+
+def test_no_gradient_at_all_is_a_gradient_of_zero() -> None:
+    policy = tiny()
+    batch = [Example((1, 2), (3, 4), 0, {}, {"reward": 1.0}) for _ in range(4)]
+    compiled = compile_formula(grape.algorithm("grpo").formula)
+    step = gradient(policy, compiled, batch, given={}, how=Cutting())
+    assert step.loss == 0
+    assert all(weight.grad.abs().max() == 0 for weight in policy.model.parameters())
 
 
 def test_token_values_equal_log_softmax() -> None:

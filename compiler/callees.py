@@ -33,6 +33,11 @@ _REWARDS = {
     "within": "1 when the length of the completion is within bounds, else 0.",
     "format": "1 when the completion has the tags, or matches the pattern, else 0.",
     "environment": "The verifier of the environment that made the prompt.",
+    "math": "1 when the completion's mathematics equals the answer's, else 0.",
+    "json_schema": "1 when the completion is JSON that a schema accepts, else 0.",
+    "unit_tests": "1 when the completion's program passes every test, in a sandbox, else 0.",
+    "sql": "1 when the completion's query gives the rows of the answer's, else 0.",
+    "classifier": "What a classifier or reward model says of prompt and completion.",
     "python": "A function of yours, `file.py:function`; it runs only under `grape run`.",
 }
 

@@ -139,10 +139,15 @@ def test_every_other_door_opens(tmp_path: Path) -> None:
 
 
 def test_a_bad_row_gives_a_line_and_no_trace(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(TINY, project)
     (project / "data" / "sums.jsonl").write_text('{"a": 1, "b": 2, "sum": 3}\n{"a": \n')
-    assert main(["run", str(project / "quickstart.grape"), "--quiet"]) == 4
+    assert main(["run", str(project / "quickstart.grape"), "--quiet"]) == 1, "seen by the probe"
+    captured = capsys.readouterr()
+    assert "line 2" in captured.err and "Traceback" not in captured.out + captured.err
+    assert main(["run", str(project / "quickstart.grape"), "--quiet", "--no-probe"]) == 4
     captured = capsys.readouterr()
     assert "line 2" in captured.out and "Traceback" not in captured.out + captured.err
 

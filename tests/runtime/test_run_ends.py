@@ -101,25 +101,25 @@ def test_an_output_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 # --- tasks ------------------------------------------------------------------------------------
 
 
-def reading(tmp_path: Path) -> dict[str, Any]:
-    """A job that waits for data on a named pipe that nobody writes."""
-    os.mkfifo(tmp_path / "rows.jsonl")
-    templates = ("completion", "chosen", "rejected", "answer", "messages", "desirable")
-    settings = {"path": "rows.jsonl", "prompt": "{q}", "split": None, "limit": None, "seed": 0}
+def waiting(tmp_path: Path) -> dict[str, Any]:
+    """A job whose input is a named pipe that nobody writes."""
+    folder = tmp_path / "store" / "objects" / "before"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "sampling.json")
     stage = PlannedStage(
-        name="rows",
-        verb="jsonl",
-        type="Data",
-        inputs={},
-        settings={**settings, **dict.fromkeys(templates)},
+        name="kept",
+        verb="best",
+        type="Demos",
+        inputs={"rollouts": Ref(stage="tries")},
+        settings={"top": 1, "threshold": None},
         key="k",
     )
     return {
         "stage": stage.model_dump(mode="json"),
         "store": str(tmp_path / "store"),
         "project": str(tmp_path),
-        "keys": {"rows": "k"},
-        "kinds": {"rows": "Data"},
+        "keys": {"tries": "before", "kept": "k"},
+        "kinds": {"tries": "Rollouts", "kept": "Demos"},
     }
 
 
@@ -137,7 +137,7 @@ def test_a_killed_worker_is_named_as_such(tmp_path: Path) -> None:
     killer.start()
     try:
         with pytest.raises(StageError, match=r"killed by the system.*memory ran out"):
-            run_job(reading(tmp_path), tmp_path, stop=threading.Event(), emit=lambda event: None)
+            run_job(waiting(tmp_path), tmp_path, stop=threading.Event(), emit=lambda event: None)
     finally:
         done.set()
         killer.join()

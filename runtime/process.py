@@ -32,9 +32,11 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 """Of every worker, where the user sets nothing else. glibc keeps what tensors give back instead of
-asking the system for new pages at each step."""
+asking the system for new pages at each step; threads that wait for each other sleep instead of
+spinning, which on a machine with other work made every operation many times slower."""
 
 
 class Cancelled(Exception):

@@ -49,7 +49,7 @@ two sequences of one row apart."""
 
 def check_probed(graph: Graph, declared: ast.PipelineDecl, facts: Facts) -> Iterator[Finding]:
     """All findings that files tell. What cannot be read is told once, where it is declared."""
-    troubled: set[str] = set()
+    told: set[str] = set()
     for scope in scopes_of(graph):
         stage = scope.stage
         yield from _packages(stage, declared)
@@ -59,8 +59,8 @@ def check_probed(graph: Graph, declared: ast.PipelineDecl, facts: Facts) -> Iter
             elif stage.verb in ("pretrained", "fresh"):
                 yield from _architecture(stage, facts.model(stage, scope.local))
         except Trouble as trouble:
-            if stage.name not in troubled and not _missing_package(stage):
-                troubled.add(stage.name)
+            if trouble.message not in told and not _missing_package(stage):
+                told.add(trouble.message)
                 yield _told(stage, declared, trouble)
     for scope in scopes_of(graph):
         try:

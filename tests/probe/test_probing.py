@@ -66,6 +66,14 @@ def test_the_nearest_column_is_named(project: Path) -> None:
     assert found.hint is not None and "a, b, sum" in found.hint
 
 
+def test_a_wrong_column_is_told_once_though_a_tokenizer_is_trained_on_it(project: Path) -> None:
+    path = project / "file.grape"
+    text = PIPELINE.format(model="", file="sums.jsonl", templates=SUMS.replace("{sum}", "{summ}"))
+    path.write_text(text.replace('pretrained("models/")', 'fresh("llama", sums)'))
+    (found,) = probe(load(path))
+    assert (found.code, found.span.line) == ("G420", 6)
+
+
 def test_both_ends_of_an_edge_are_shown(project: Path) -> None:
     (found,) = findings(
         project, model="open", file="chat.jsonl", templates='messages = "{messages}"'

@@ -88,8 +88,7 @@ def untrained(formula: Formula) -> list[str]:
     )
     what = [f"`{name}`" for name in lacking]
     what += [f"the level `{level}`" for level in sorted(formula.index_sets)]
-    what += ["`subject to`"] * bool(formula.constraints)
-    return what + ["`state`"] * bool(formula.memory)
+    return what + ["`subject to`"] * bool(formula.constraints)
 
 
 def goes_through_parts(declaration: ast.AlgorithmDecl) -> bool:

@@ -7,8 +7,8 @@ No normaliser is local to a micro-batch, so its size changes nothing but memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -43,11 +43,13 @@ class Cutting:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a gradient was formed from: the loss and logs of the whole batch."""
+    """What a gradient was formed from: the loss and logs of the whole batch, and what the formula
+    remembers for the next one."""
 
     loss: float
     logs: dict[str, float]
     tokens: int
+    memory: dict[str, float] = field(default_factory=dict)
 
 
 def cut(
@@ -138,6 +140,7 @@ def gradient(
     *,
     given: dict[str, Tensor],
     how: Cutting,
+    memory: Mapping[str, float] | None = None,
     progress: float = 0.0,
     temperature: float = 1.0,
 ) -> Step:
@@ -145,12 +148,14 @@ def gradient(
 
     `given` holds flat token quantities from other forward passes (`ref_logp`, `old_logp`). When
     `old_logp` is needed and not given, the batch is used for exactly this step, and it is the
-    current log-probs without their gradient. Raises StageError when the loss is not finite.
+    current log-probs without their gradient. `memory` is what the last batch left of every `state`;
+    without it each starts anew. Raises StageError when the loss is not finite.
     """
     parameter = next(policy.model.parameters())
     wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     like = parameter.new_zeros(0, dtype=wide)
-    fixed = {**constants(compiled, examples, like, progress), **given}
+    kept = {f"state.{name}": like.new_tensor(value) for name, value in (memory or {}).items()}
+    fixed = {**constants(compiled, examples, like, progress), **kept, **given}
     return _Stepping(policy, compiled, examples, fixed, like, how, temperature).run()
 
 
@@ -200,7 +205,8 @@ class _Stepping:
             for parameter in self.policy.model.parameters():
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-        if not self.known.logs and len(busy) < len(resting):
+        told = self.known.logs and not formula.memory
+        if not told and len(busy) < len(resting):
             self._fill(self._cut([number for number, rests in enumerate(resting) if rests]))
         return self._told()
 
@@ -288,4 +294,7 @@ class _Stepping:
                 "this",
             )
         logs = self.compiled.logs(values, self.layout)
-        return Step(loss, logs, len(self.layout.token_sequence))
+        memory = (
+            self.compiled.next_state(values, self.layout) if self.compiled.formula.memory else {}
+        )
+        return Step(loss, logs, len(self.layout.token_sequence), memory)

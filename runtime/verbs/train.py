@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,10 +38,16 @@ class Trainer:
     compiled: Compiled
     optimizer: Optimizer
     settings: dict[str, Any]
+    memory: dict[str, float] = field(default_factory=dict)
+    """What every `state` of the formula has become; empty before the first update."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint of the repeat keeps; it comes back as `context.state["resume"]`."""
-        return self.optimizer.state_dict()
+        return {**self.optimizer.state_dict(), "memory": self.memory}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+        self.memory = state.get("memory", {})
 
 
 def run(context: Context, inputs: dict[str, Any]) -> Policy:
@@ -69,7 +75,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     offsets = _offsets(examples)
     resumed = 0
     if context.rounds == 1:
-        resumed = load_checkpoint(context.work, policy, trainer.optimizer)
+        resumed = load_checkpoint(context.work, policy, trainer)
     saved = time.monotonic()
     for number, batch in enumerate(batches):
         if number < resumed:
@@ -85,7 +91,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
             len(batches),
         )
         if context.rounds == 1 and time.monotonic() - saved > settings["checkpoint"]:
-            save_checkpoint(context.work, policy, trainer.optimizer, number + 1)
+            save_checkpoint(context.work, policy, trainer, number + 1)
             saved = time.monotonic()
     return policy
 
@@ -128,11 +134,12 @@ def _trainer(context: Context, policy: Policy, updates: int) -> Trainer:
             policy = policy.with_adapter(settings["adapter"], settings["seed"])
         compiled = compile_formula(Formula.from_json(context.stage.formula))
         optimizer = Optimizer(policy.model.parameters(), settings, updates * context.rounds)
-        context.state["trainer"] = Trainer(policy, compiled, optimizer, settings)
+        trainer = Trainer(policy, compiled, optimizer, settings)
+        context.state["trainer"] = trainer
         if "resume" in context.state:
-            optimizer.load_state_dict(context.state.pop("resume"))
-    trainer: Trainer = context.state["trainer"]
-    return trainer
+            trainer.load_state_dict(context.state.pop("resume"))
+    made: Trainer = context.state["trainer"]
+    return made
 
 
 def _units(examples: list[Example], context: Context) -> list[list[int]]:
@@ -242,6 +249,7 @@ def _update(
             examples,
             given=given,
             how=_cutting(trainer.settings),
+            memory=trainer.memory,
             progress=trainer.optimizer.progress,
             temperature=temperature,
         )
@@ -249,6 +257,7 @@ def _update(
         raise contracts.not_finite(context, error, watch.last) from None
     stepped = trainer.optimizer.step()
     trainer.policy.updates += 1
+    trainer.memory = step.memory
     metrics = {
         "event": "metrics",
         "stage": context.stage.name,
@@ -259,6 +268,7 @@ def _update(
         "loss": step.loss,
         **stepped,
         **step.logs,
+        **{f"state.{name}": value for name, value in step.memory.items()},
         **dict(_rewards(examples)),
     }
     context.emit(metrics)

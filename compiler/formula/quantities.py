@@ -115,6 +115,8 @@ def level_of(name: str) -> Level:
 TRAINED = frozenset(
     [
         *("logp", "entropy", "old_logp", "ref_logp", "teacher_logp", "behavior_logp"),
+        *("logp_all", "old_logp_all", "ref_logp_all", "teacher_logp_all"),
+        *("value", "old_value", "score", "length", "index", "active"),
         *("reward", "truncated", "margin", "desirable", "progress"),
     ]
 )

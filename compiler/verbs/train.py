@@ -30,6 +30,8 @@ class Lora(Settings):
 class TrainSettings(Settings):
     lr: Annotated[float, Field(ge=0)] = 1e-5
     """Peak learning rate."""
+    head_lr: Annotated[float, Field(ge=0)] | None = None
+    """Peak learning rate of a value or score head, which begins at zero; none: `lr`."""
     epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over the data."""
     sequences_per_update: Annotated[int, Field(ge=1)] | None = None

@@ -25,10 +25,9 @@ class Kept(Protocol):
 def save_checkpoint(work: Path, policy: Policy, trainer: Kept, done: int) -> None:
     """Weights, the trainer's state and the number of updates done, under `work / "checkpoint"`."""
     state = {
-        "model": policy.model.state_dict(),
+        "policy": policy.state_dict(),
         "trainer": trainer.state_dict(),
         "done": done,
-        "updates": policy.updates,
     }
     fresh, target = work / "state.pt.new", work / _NAME
     with readable_errors(work), fresh.open("wb") as file:
@@ -45,7 +44,6 @@ def load_checkpoint(work: Path, policy: Policy, trainer: Kept) -> int:
     if not path.is_file():
         return 0
     state = torch.load(path, weights_only=True, map_location=policy.device)
-    policy.model.load_state_dict(state["model"])
+    policy.load_state_dict(state["policy"])
     trainer.load_state_dict(state["trainer"])
-    policy.updates = state["updates"]
     return int(state["done"])

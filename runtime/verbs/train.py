@@ -25,7 +25,8 @@ from grape.runtime.core.models import Policy
 from grape.runtime.core.optim import Optimizer
 from grape.runtime.core.packing import Example
 from grape.runtime.core.resume import load_checkpoint, save_checkpoint
-from grape.runtime.core.step import Cutting, gradient, logprobs
+from grape.runtime.core.step import Cutting, gradient, logprobs, values_of
+from grape.runtime.core.vocab import Table
 from grape.runtime.errors import StageError
 from grape.runtime.formula import Compiled, compile_formula
 
@@ -72,6 +73,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     if "ref_logp" in given and isinstance(data, Rollouts):
         apart = given["ref_logp"].cpu() - _recorded(examples)
         _watch(context).reference_gap(context, float((apart.exp() - apart - 1).mean()))
+    frozen = _frozen(trainer, given)
     offsets = _offsets(examples)
     resumed = 0
     if context.rounds == 1:
@@ -81,11 +83,16 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
         if number < resumed:
             continue
         members = [member for unit in batch for member in unit]
+        chosen = [examples[member] for member in members]
+        tables = _tables(context, trainer, inputs, chosen)
+        if frozen is not None:
+            tables["old_logp_all"] = frozen.at(_places(offsets, members))
         _update(
             context,
             trainer,
-            [examples[member] for member in members],
+            chosen,
             _slices(given, offsets, members),
+            tables,
             temperature,
             number,
             len(batches),
@@ -96,6 +103,8 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     return policy
 
 
+HEADS = {"value": {"value", "old_value"}, "score": {"score"}}
+"""Which head a formula trains, by the quantities that it reads."""
 PROBED = 16
 """Sequences whose log-probabilities are compared before the first update."""
 
@@ -133,7 +142,13 @@ def _trainer(context: Context, policy: Policy, updates: int) -> Trainer:
         if settings["adapter"] and not policy.adapter:
             policy = policy.with_adapter(settings["adapter"], settings["seed"])
         compiled = compile_formula(Formula.from_json(context.stage.formula))
-        optimizer = Optimizer(policy.model.parameters(), settings, updates * context.rounds)
+        heads = [policy.head(name) for name in HEADS if compiled.formula.needs & HEADS[name]]
+        optimizer = Optimizer(
+            policy.model.parameters(),
+            settings,
+            updates * context.rounds,
+            [head.weight for head in heads],
+        )
         trainer = Trainer(policy, compiled, optimizer, settings)
         context.state["trainer"] = trainer
         if "resume" in context.state:
@@ -190,18 +205,51 @@ def _given(
     *,
     many: bool,
 ) -> dict[str, Tensor]:
-    """Flat log-probs that the formula needs from other forward passes."""
+    """Flat quantities that the formula needs from other forward passes; `old_logp_all` as the
+    hidden states [N, width] that give it."""
     needs = trainer.compiled.formula.needs
     how = _cutting(trainer.settings)
     given = {}
     for name, port in (("ref_logp", "reference"), ("teacher_logp", "teacher")):
         if name in needs:
-            if port not in inputs:
-                raise StageError(f"`{context.stage.name}` needs a {port} model and has none")
-            given[name] = logprobs(inputs[port], examples, how, temperature=temperature)
-    if "old_logp" in needs and many:
-        given["old_logp"] = logprobs(trainer.policy, examples, how, temperature=temperature)
+            model = _other(context, inputs, port)
+            given[name] = logprobs(model, examples, how, temperature=temperature)
+    live = {"old_logp": "logp", "old_value": "value", "old_logp_all": "states"}
+    wanted = [now for name, now in live.items() if name in needs and many]
+    if wanted:
+        found = values_of(trainer.policy, examples, how, wanted, temperature=temperature)
+        given |= {name: found[now] for name, now in live.items() if now in wanted}
     return given
+
+
+def _other(context: Context, inputs: dict[str, Any], port: str) -> Policy:
+    if port not in inputs:
+        raise StageError(f"`{context.stage.name}` needs a {port} model and has none")
+    model: Policy = inputs[port]
+    return model
+
+
+def _frozen(trainer: Trainer, given: dict[str, Tensor]) -> Table | None:
+    """Distributions before the first update, where the batch is used more than once."""
+    if "old_logp_all" not in given:
+        return None
+    return Table.of(trainer.policy.network, given.pop("old_logp_all"), frozen=True)
+
+
+def _tables(
+    context: Context,
+    trainer: Trainer,
+    inputs: dict[str, Any],
+    examples: list[Example],
+) -> dict[str, Table]:
+    """The distributions of other models on the batch of one update, as hidden states."""
+    found = {}
+    for name, port in (("ref_logp_all", "reference"), ("teacher_logp_all", "teacher")):
+        if name in trainer.compiled.formula.needs:
+            model = _other(context, inputs, port)
+            states = values_of(model, examples, _cutting(trainer.settings), ("states",))["states"]
+            found[name] = Table.of(model.network, states)
+    return found
 
 
 def _cutting(settings: dict[str, Any]) -> Cutting:
@@ -222,12 +270,17 @@ def _offsets(examples: list[Example]) -> list[range]:
     return found
 
 
+def _places(offsets: list[range], members: list[int]) -> Tensor:
+    """The tokens of some examples among those of all."""
+    return torch.tensor([place for member in members for place in offsets[member]])
+
+
 def _slices(
     given: dict[str, Tensor], offsets: list[range], members: list[int]
 ) -> dict[str, Tensor]:
     if not given:
         return {}
-    places = torch.tensor([place for member in members for place in offsets[member]])
+    places = _places(offsets, members)
     return {name: value[places.to(value.device)] for name, value in given.items()}
 
 
@@ -236,6 +289,7 @@ def _update(
     trainer: Trainer,
     examples: list[Example],
     given: dict[str, Tensor],
+    tables: dict[str, Table],
     temperature: float,
     number: int,
     total: int,
@@ -249,6 +303,7 @@ def _update(
             examples,
             given=given,
             how=_cutting(trainer.settings),
+            tables=tables,
             memory=trainer.memory,
             progress=trainer.optimizer.progress,
             temperature=temperature,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_the_number_of_one_update_is_where_the_next_begins(tmp_path: Path) -> No
     told = run(tmp_path, LOOP, "sft", extra=CONTROLLER).metrics("next")
     assert len(told) == 8 and told[-1]["round"] == 3
     assert told[0]["beta"] == pytest.approx(0.7)
-    for before, after in zip(told, told[1:], strict=False):
+    for before, after in pairwise(told):
         assert after["beta"] == pytest.approx(before["state.beta"], rel=1e-6)
     assert len({update["beta"] for update in told}) == len(told)
 

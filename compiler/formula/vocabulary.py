@@ -1,8 +1,8 @@
 """The part of a formula that is about whole distributions, cut off from the rest.
 
-Where values per vocabulary entry are reduced to one per token, the formula is cut: `outer` reads the
-reductions as token quantities, `inner` computes them for some tokens at a time. Nothing then needs
-a table of all tokens by all entries. What cannot be cut so is told, not guessed at.
+Where values per vocabulary entry are reduced to one per token, the formula is cut: `outer` reads
+the reductions as token quantities, `inner` computes them for some tokens at a time. Nothing then
+needs a table of all tokens by all entries. What cannot be cut so is told, not guessed at.
 """
 
 from __future__ import annotations

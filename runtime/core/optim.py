@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from grape.runtime.errors import StageError
 
@@ -33,10 +33,10 @@ class Optimizer:
         parameters: Iterable[nn.Parameter],
         settings: dict[str, Any],
         total: int,
-        heads: Iterable[nn.Parameter] = (),
+        heads: Iterable[Tensor] = (),
     ) -> None:
         """`heads` are further parameters, with the learning rate `head_lr` where that is set."""
-        own = [item for item in parameters if item.requires_grad]
+        own: list[Tensor] = [item for item in parameters if item.requires_grad]
         groups: list[dict[str, Any]] = [{"params": own, "peak": settings["lr"]}]
         apart = list(heads)
         if apart:

@@ -162,7 +162,8 @@ def gradient(
     `given` holds flat token quantities from other forward passes (`ref_logp`, `old_logp`), `tables`
     distributions (`ref_logp_all`). What is needed of `old_…` and not given is that of a batch used
     for exactly this step: the current one without its gradient. `memory` is what the last batch
-    left of every `state`; without it each starts anew. Raises StageError when the loss is not finite.
+    left of every `state`; without it each starts anew. Raises StageError when the loss is not
+    finite.
     """
     parameter = next(policy.model.parameters())
     wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32

@@ -50,6 +50,13 @@ class Table:
         return torch.log_softmax(logits, -1)
 
 
+def _entries(head: nn.Module) -> int:
+    """The size of the vocabulary that an output embedding speaks of."""
+    weight = head.weight
+    assert isinstance(weight, Tensor)
+    return len(weight)
+
+
 class Reductions:
     """The inner part of a split formula on one batch."""
 
@@ -66,10 +73,9 @@ class Reductions:
         self.fixed, self.tables, self.temperature = fixed, tables, temperature
         self.names = [f"vocab.{root}" for root in split.roots]
         self.module, self.inputs = lower_terms(split.inner, split.roots)
-        head, _ = head_of(network)
-        self.width: int = head.weight.shape[0]  # type: ignore[union-attr, assignment]
+        self.width = _entries(head_of(network)[0])
         for name, table in tables.items():
-            found = table.head.weight.shape[0]  # type: ignore[union-attr]
+            found = _entries(table.head)
             if found != self.width:
                 raise StageError(
                     f"`{name}` has {found} entries for each token and the policy {self.width}: "

@@ -57,7 +57,7 @@ class Pipe:
         """Every tensor of a saved model, heads too."""
         from safetensors.torch import load_file
 
-        found = {}
+        found: dict[str, torch.Tensor] = {}
         for file in sorted((self.folder / "made" / stage).glob("*.safetensors")):
             found |= {f"{file.stem}/{name}": value for name, value in load_file(file).items()}
         return found

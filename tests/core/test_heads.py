@@ -1,0 +1,60 @@
+"""Value and score heads: trained with the model, kept beside it, left out of what is published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from core.pipes import goes_on, run
+from transformers import AutoModelForCausalLM
+
+PPO = """
+  repeat 3 with policy = base {
+    stage tries = sample(policy, sums) { prompts = 3, group = 4, max_tokens = 3 }
+    stage scored = score(tries, lively())
+    next policy = train(policy, scored) {
+      algorithm = ppo(), lr = 1e-2, head_lr = 1e-1, epochs = 2, sequences_per_update = 8
+      checkpoint = 1ms
+    }
+  }
+"""
+MORE = """
+  stage later = sample(policy, sums) { prompts = 3, group = 4, max_tokens = 3 }
+  stage judged = score(later, lively())
+  stage further = train(policy, judged) { algorithm = ppo(), lr = 1e-2 }
+"""
+
+
+@pytest.mark.parametrize("at", [5, 9])
+def test_ppo_over_epochs_and_parts_of_a_batch_goes_on_with_the_same_bytes(
+    tmp_path: Path, at: int
+) -> None:
+    whole = goes_on(tmp_path, PPO, "ppo", "next", at)
+    told = whole.metrics("next")
+    assert len(told) == 12
+    first, later = told[0], told[1:4]
+    assert first["clipped"] == 0
+    assert any(update["clipped"] > 0 for update in later), "old_logp is of before the first update"
+    head = whole.weights("policy")["heads/value"]
+    assert head.shape == (1, 16) and head.norm() > 1e-2
+
+
+def test_a_head_goes_on_in_the_next_stage(tmp_path: Path) -> None:
+    pipe = run(tmp_path, PPO + MORE, "ppo")
+    before, after = (pipe.weights(name)["heads/value"] for name in ("policy", "further"))
+    assert not torch.equal(before, after)
+    assert (after - before).norm() < before.norm() / 2, "it did not begin at zero again"
+
+
+def test_a_saved_model_with_a_head_is_still_a_plain_one(tmp_path: Path) -> None:
+    pipe = run(tmp_path, PPO, "ppo")
+    folder = pipe.folder / "made" / "policy"
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    assert not any("value" in name for name, _ in plain.named_parameters())
+
+
+def test_an_adapter_and_a_head_are_trained_together(tmp_path: Path) -> None:
+    body = PPO.replace("head_lr", "adapter = lora(rank = 2), head_lr")
+    whole = goes_on(tmp_path, body, "ppo", "next", 9)
+    assert whole.weights("policy")["heads/value"].norm() > 1e-2

@@ -9,6 +9,9 @@ import torch
 from core.pipes import goes_on, run
 from transformers import AutoModelForCausalLM
 
+from grape.compiler.plan import Ref
+from grape.runtime.core.judging import judged
+
 PPO = """
   repeat 3 with policy = base {
     stage tries = sample(policy, sums) { prompts = 3, group = 4, max_tokens = 3 }
@@ -58,3 +61,48 @@ def test_an_adapter_and_a_head_are_trained_together(tmp_path: Path) -> None:
     body = PPO.replace("head_lr", "adapter = lora(rank = 2), head_lr")
     whole = goes_on(tmp_path, body, "ppo", "next", 9)
     assert whole.weights("policy")["heads/value"].norm() > 1e-2
+
+
+PAIRS = """
+  stage tries = sample(base, sums) { prompts = 6, group = 4, max_tokens = 3 }
+  stage scored = score(tries, lively())
+  stage pairs = pair(scored)
+  stage judge = train(base, pairs) {
+    algorithm = reward_model(), lr = 1e-2, epochs = 6, sequences_per_update = 4, checkpoint = 1ms
+  }
+"""
+JUDGED = """
+  repeat 2 with policy = base {
+    stage answers = sample(policy, sums) { prompts = 3, group = 4, max_tokens = 3 }
+    stage judged = score(answers, judge)
+    next policy = train(policy, judged) { algorithm = grpo(), lr = 1e-2 }
+  }
+  stage report = evaluate(policy, sums, judge) { max_tokens = 3 }
+"""
+
+
+def test_a_reward_model_learns_its_pairs_and_goes_on_with_the_same_bytes(tmp_path: Path) -> None:
+    told = goes_on(tmp_path, PAIRS, "reward_model", "judge", 5).metrics("judge")
+    assert told[-1]["accuracy"] > told[0]["accuracy"]
+    assert told[-1]["loss"] < told[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_a_reward_model_is_a_reward(tmp_path: Path) -> None:
+    pipe = run(tmp_path, PAIRS + JUDGED, "reward_model, grpo")
+    told = pipe.metrics("judged")
+    assert len(told) == 2 and told[0]["reward"] != 0
+    report = pipe.open(Ref(stage="report"))
+    rewards = {value for score in report.scores for value in score.rewards}
+    assert len(rewards) > 1
+
+
+def test_a_score_is_what_the_head_says_at_the_last_token(tmp_path: Path) -> None:
+    pipe = run(tmp_path, PAIRS, "reward_model")
+    judge, tries = (pipe.open(Ref(stage=name)) for name in ("judge", "tries"))
+    row = tries.rows[0]
+    tokenizer = judge.tokenizer
+    ids = [*tokenizer(row.prompt + row.text)["input_ids"], tokenizer.eos_token_id]
+    made = judge.model(torch.tensor([ids]), output_hidden_states=True)
+    wanted = judge.head("score")(made.hidden_states[-1][0, -1]).item()
+    assert judged(judge, tries).rows[0].reward == pytest.approx(wanted, abs=1e-5)
+    assert wanted != 0

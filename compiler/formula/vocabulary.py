@@ -53,7 +53,7 @@ def split(formula: Formula) -> Split | None:
     roots = tuple(sorted(edges & kept))
     for index in roots:
         if terms[index].level is not Level.TOKEN:
-            raise Uncut(f"the vocabulary reduced straight to {terms[index].level}")
+            raise Uncut(f"a reduction of the vocabulary straight to {terms[index].level}")
     feeds: set[int] = set()
     _collect(terms, roots, _moving(terms), feeds)
     inner = [_feed(index, term) if index in feeds else term for index, term in enumerate(terms)]
@@ -112,12 +112,12 @@ def _collect(
                 feeds.add(index)
             continue
         if term.op == "input" and term.level is not Level.VOCAB and not _local(term):
-            raise Uncut(f"`{term.attr('name')}` inside what is reduced over the vocabulary")
+            raise Uncut(f"`{term.attr('name')}` within a reduction over the vocabulary")
         inside = _reads_vocab(terms, term) and term.level is Level.TOKEN
         within = term.op in ("rank", "widest") and term.attr("per") == "token"
         here = term.level in (Level.VOCAB, Level.TOKEN) and term.op not in _ACROSS
         if not (here or inside or within):
-            raise Uncut("other tokens inside what is reduced over the vocabulary")
+            raise Uncut("other tokens within a reduction over the vocabulary")
         open_ += term.args
 
 

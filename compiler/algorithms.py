@@ -93,7 +93,7 @@ def untrained(formula: Formula) -> list[str]:
     except Uncut as reason:
         what.append(str(reason))
     what += [f"the level `{level}`" for level in sorted(formula.index_sets)]
-    return what + ["`subject to`"] * bool(formula.constraints)
+    return what
 
 
 def goes_through_parts(declaration: ast.AlgorithmDecl) -> bool:

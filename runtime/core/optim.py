@@ -59,12 +59,20 @@ class Optimizer:
         """Share of all updates that are done, 0 to 1."""
         return min(1.0, self.done / max(1, self.total))
 
-    def step(self) -> dict[str, float]:
-        """Clip, step, forget the gradient. Returns `lr` and `grad_norm`.
+    def skip(self) -> None:
+        """Count an update that was made by other means, and forget the gradient."""
+        self.inner.zero_grad(set_to_none=True)
+        self.done += 1
+
+    def step(self, *, further: bool = False) -> dict[str, float]:
+        """Clip, step, forget the gradient. Returns `lr` and `grad_norm`. A `further` step belongs
+        to the last update: it goes at that one's learning rate and does not count.
 
         Raises StageError when the gradient is not finite; the weights are then untouched."""
         settings = self.settings
-        share = factor(settings["schedule"], settings["warmup"], self.done, self.total)
+        share = factor(
+            settings["schedule"], settings["warmup"], max(0, self.done - further), self.total
+        )
         limit = settings["clip_norm"] or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
         if not math.isfinite(norm):
@@ -76,7 +84,7 @@ class Optimizer:
             group["lr"] = group["peak"] * share
         self.inner.step()
         self.inner.zero_grad(set_to_none=True)
-        self.done += 1
+        self.done += not further
         return {"lr": settings["lr"] * share, "grad_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:

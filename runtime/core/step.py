@@ -165,12 +165,19 @@ def gradient(
     left of every `state`; without it each starts anew. Raises StageError when the loss is not
     finite.
     """
-    parameter = next(policy.model.parameters())
-    wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    like = parameter.new_zeros(0, dtype=wide)
-    kept = {f"state.{name}": like.new_tensor(value) for name, value in (memory or {}).items()}
-    fixed = {**constants(compiled, examples, like, progress), **kept, **given}
-    return Stepping(policy, compiled, examples, fixed, like, how, temperature, tables or {}).run()
+    known = Known(given, tables or {}, memory or {}, progress, temperature)
+    return Stepping(policy, compiled, examples, known, how).run()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a step is told beside its examples; see `gradient`."""
+
+    given: Mapping[str, Tensor]
+    tables: Mapping[str, Table]
+    memory: Mapping[str, float]
+    progress: float = 0.0
+    temperature: float = 1.0
 
 
 class Stepping:
@@ -181,13 +188,17 @@ class Stepping:
         policy: Policy,
         compiled: Compiled,
         examples: Sequence[Example],
-        fixed: dict[str, Tensor],
-        like: Tensor,
+        known: Known,
         how: Cutting,
-        temperature: float,
-        tables: Mapping[str, Table],
     ) -> None:
-        self.policy, self.examples, self.fixed, self.how = policy, examples, fixed, how
+        self.policy, self.examples, self.how = policy, examples, how
+        parameter = next(policy.model.parameters())
+        wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+        like = parameter.new_zeros(0, dtype=wide)
+        kept = {f"state.{name}": like.new_tensor(value) for name, value in known.memory.items()}
+        fixed = {**constants(compiled, examples, like, known.progress), **kept, **known.given}
+        self.fixed: dict[str, Tensor] = fixed
+        temperature = known.temperature
         formula = compiled.formula
         parts = split(formula)
         self.compiled = compiled if parts is None else compile_formula(parts.outer)
@@ -207,7 +218,7 @@ class Stepping:
         reduced = None
         if parts is not None:
             network = policy.network
-            reduced = Reductions(parts, network, self.layout, fixed, tables, temperature)
+            reduced = Reductions(parts, network, self.layout, fixed, known.tables, temperature)
         self.reader = Live(policy, wanted, examples, temperature, reduced)
         self.live = {
             name: like.new_zeros(len(examples) if name == "score" else self.reader.tokens)
@@ -247,10 +258,10 @@ class Stepping:
             idle = (idle[::2] & idle[1::2]).repeat_interleave(2)
         return cast(list[bool], idle.tolist())
 
-    def cut(self, only: Sequence[int] | None = None) -> list[Micro]:
+    def cut(self, only: Sequence[int] | None = None, *, how: Cutting | None = None) -> list[Micro]:
         """The micro-batches of the batch, or of some of its sequences."""
-        formula = self.compiled.formula
-        return cut(self.reader.fed, formula.coupling, formula.on, self.how, self.policy, only)
+        formula, way = self.compiled.formula, how or self.how
+        return cut(self.reader.fed, formula.coupling, formula.on, way, self.policy, only)
 
     def complete(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Live values with everything constant, and what was before the update where that is the
@@ -275,6 +286,13 @@ class Stepping:
 
     def pull(self, piece: Piece, states: Tensor, weights: Mapping[str, Tensor]) -> None:
         """Add the gradient of the weighted sum of live values, and note them."""
+        if not fusable(self.policy.network):
+            read = self.reader.read(states, piece)
+            parts = [
+                (value * weights[name][piece.places(name)]).sum() for name, value in read.items()
+            ]
+            torch.stack(parts).sum().backward()  # type: ignore[no-untyped-call]
+            return self._note(piece, {name: value.detach() for name, value in read.items()})
         found, back = self.reader.backward(states.detach(), piece, weights)
         self._note(piece, found)
         states.backward(back)  # type: ignore[no-untyped-call]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,10 +26,11 @@ from grape.runtime.core.models import Policy
 from grape.runtime.core.optim import Optimizer
 from grape.runtime.core.packing import Example
 from grape.runtime.core.resume import load_checkpoint, save_checkpoint
-from grape.runtime.core.step import Cutting, gradient, logprobs, values_of
-from grape.runtime.core.vocab import Table
+from grape.runtime.core.step import Stepping, logprobs
 from grape.runtime.errors import StageError
-from grape.runtime.formula import Compiled, compile_formula
+from grape.runtime.formula import Compiled
+from grape.runtime.verbs.constrained import compiled_for, first_memory, mend, natural
+from grape.runtime.verbs.supplied import Supplied, cutting
 
 
 @dataclass(slots=True)
@@ -41,6 +43,12 @@ class Trainer:
     settings: dict[str, Any]
     memory: dict[str, float] = field(default_factory=dict)
     """What every `state` of the formula has become; empty before the first update."""
+
+    def stepping(self, supplied: Supplied, members: Sequence[int], compiled: Compiled) -> Stepping:
+        """A step on some of the examples."""
+        examples = [supplied.examples[member] for member in members]
+        known = supplied.of(members, self.memory, self.optimizer.progress)
+        return Stepping(self.policy, compiled, examples, known, supplied.how)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint of the repeat keeps; it comes back as `context.state["resume"]`."""
@@ -69,12 +77,14 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     temperature = _temperature(data)
     if isinstance(data, Rollouts):
         _check_rollouts(context, policy, data, examples)
-    given = _given(context, trainer, inputs, examples, temperature, many=len(batches) > 1)
-    if "ref_logp" in given and isinstance(data, Rollouts):
-        apart = given["ref_logp"].cpu() - _recorded(examples)
+    formula = Formula.from_json(context.stage.formula or {})
+    how = cutting(settings)
+    supplied = Supplied(context.stage.name, formula.needs, inputs, examples, how, temperature)
+    if len(batches) > 1 or formula.constraints:
+        supplied.before(policy)
+    if "ref_logp" in supplied.given and isinstance(data, Rollouts):
+        apart = supplied.given["ref_logp"].cpu() - _recorded(examples)
         _watch(context).reference_gap(context, float((apart.exp() - apart - 1).mean()))
-    frozen = _frozen(trainer, given)
-    offsets = _offsets(examples)
     resumed = 0
     if context.rounds == 1:
         resumed = load_checkpoint(context.work, policy, trainer)
@@ -82,25 +92,20 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     for number, batch in enumerate(batches):
         if number < resumed:
             continue
-        members = [member for unit in batch for member in unit]
-        chosen = [examples[member] for member in members]
-        tables = _tables(context, trainer, inputs, chosen)
-        if frozen is not None:
-            tables["old_logp_all"] = frozen.at(_places(offsets, members))
-        _update(
-            context,
-            trainer,
-            chosen,
-            _slices(given, offsets, members),
-            tables,
-            temperature,
-            number,
-            len(batches),
-        )
+        stepping = trainer.stepping(supplied, _members(batch), trainer.compiled)
+        _update(context, trainer, stepping, number, len(batches))
         if context.rounds == 1 and time.monotonic() - saved > settings["checkpoint"]:
             save_checkpoint(context.work, policy, trainer, number + 1)
             saved = time.monotonic()
+    if formula.constraints and settings["solver"] == "penalty":
+        whole = _batches(units, per_update, {**settings, "epochs": 1, "updates": None}, context)
+        parts = [partial(trainer.stepping, supplied, _members(batch)) for batch in whole]
+        mend(context, formula, parts, trainer.optimizer, trainer.memory)
     return policy
+
+
+def _members(batch: list[list[int]]) -> list[int]:
+    return [member for unit in batch for member in unit]
 
 
 HEADS = {"value": {"value", "old_value"}, "score": {"score"}}
@@ -130,7 +135,7 @@ def _check_rollouts(
         return
     context.state["checked"] = True
     some = examples[:PROBED]
-    now = logprobs(policy, some, _cutting(context.stage.settings), temperature=_temperature(data))
+    now = logprobs(policy, some, cutting(context.stage.settings), temperature=_temperature(data))
     contracts.check_first_ratio(context, _recorded(some).tolist(), now.tolist())
 
 
@@ -141,15 +146,17 @@ def _trainer(context: Context, policy: Policy, updates: int) -> Trainer:
         settings = context.stage.settings
         if settings["adapter"] and not policy.adapter:
             policy = policy.with_adapter(settings["adapter"], settings["seed"])
-        compiled = compile_formula(Formula.from_json(context.stage.formula))
-        heads = [policy.head(name) for name in HEADS if compiled.formula.needs & HEADS[name]]
+        formula = Formula.from_json(context.stage.formula)
+        compiled = compiled_for(formula, settings)
+        heads = [policy.head(name) for name in HEADS if formula.needs & HEADS[name]]
         optimizer = Optimizer(
             policy.model.parameters(),
             settings,
             updates * context.rounds,
             [head.weight for head in heads],
         )
-        trainer = Trainer(policy, compiled, optimizer, settings)
+        memory = first_memory(formula, settings)
+        trainer = Trainer(policy, compiled, optimizer, settings, memory)
         context.state["trainer"] = trainer
         if "resume" in context.state:
             trainer.load_state_dict(context.state.pop("resume"))
@@ -196,123 +203,26 @@ def _temperature(data: object) -> float:
     return 1.0
 
 
-def _given(
-    context: Context,
-    trainer: Trainer,
-    inputs: dict[str, Any],
-    examples: list[Example],
-    temperature: float,
-    *,
-    many: bool,
-) -> dict[str, Tensor]:
-    """Flat quantities that the formula needs from other forward passes; `old_logp_all` as the
-    hidden states [N, width] that give it."""
-    needs = trainer.compiled.formula.needs
-    how = _cutting(trainer.settings)
-    given = {}
-    for name, port in (("ref_logp", "reference"), ("teacher_logp", "teacher")):
-        if name in needs:
-            model = _other(context, inputs, port)
-            given[name] = logprobs(model, examples, how, temperature=temperature)
-    live = {"old_logp": "logp", "old_value": "value", "old_logp_all": "states"}
-    wanted = [now for name, now in live.items() if name in needs and many]
-    if wanted:
-        found = values_of(trainer.policy, examples, how, wanted, temperature=temperature)
-        given |= {name: found[now] for name, now in live.items() if now in wanted}
-    return given
-
-
-def _other(context: Context, inputs: dict[str, Any], port: str) -> Policy:
-    if port not in inputs:
-        raise StageError(f"`{context.stage.name}` needs a {port} model and has none")
-    model: Policy = inputs[port]
-    return model
-
-
-def _frozen(trainer: Trainer, given: dict[str, Tensor]) -> Table | None:
-    """Distributions before the first update, where the batch is used more than once."""
-    if "old_logp_all" not in given:
-        return None
-    return Table.of(trainer.policy.network, given.pop("old_logp_all"), frozen=True)
-
-
-def _tables(
-    context: Context,
-    trainer: Trainer,
-    inputs: dict[str, Any],
-    examples: list[Example],
-) -> dict[str, Table]:
-    """The distributions of other models on the batch of one update, as hidden states."""
-    found = {}
-    for name, port in (("ref_logp_all", "reference"), ("teacher_logp_all", "teacher")):
-        if name in trainer.compiled.formula.needs:
-            model = _other(context, inputs, port)
-            states = values_of(model, examples, _cutting(trainer.settings), ("states",))["states"]
-            found[name] = Table.of(model.network, states)
-    return found
-
-
-def _cutting(settings: dict[str, Any]) -> Cutting:
-    return Cutting(
-        budget=settings["micro_tokens"],
-        share=settings["share_prompts"],
-        packed=settings["packed"],
-        fused=settings["fused_head"],
-        skip=settings["skip_idle"],
-    )
-
-
-def _offsets(examples: list[Example]) -> list[range]:
-    found, at = [], 0
-    for example in examples:
-        found.append(range(at, at + len(example.completion)))
-        at += len(example.completion)
-    return found
-
-
-def _places(offsets: list[range], members: list[int]) -> Tensor:
-    """The tokens of some examples among those of all."""
-    return torch.tensor([place for member in members for place in offsets[member]])
-
-
-def _slices(
-    given: dict[str, Tensor], offsets: list[range], members: list[int]
-) -> dict[str, Tensor]:
-    if not given:
-        return {}
-    places = _places(offsets, members)
-    return {name: value[places.to(value.device)] for name, value in given.items()}
-
-
 def _update(
     context: Context,
     trainer: Trainer,
-    examples: list[Example],
-    given: dict[str, Tensor],
-    tables: dict[str, Table],
-    temperature: float,
+    stepping: Stepping,
     number: int,
     total: int,
 ) -> None:
     start = time.monotonic()
     watch = _watch(context)
     try:
-        step = gradient(
-            trainer.policy,
-            trainer.compiled,
-            examples,
-            given=given,
-            how=_cutting(trainer.settings),
-            tables=tables,
-            memory=trainer.memory,
-            progress=trainer.optimizer.progress,
-            temperature=temperature,
-        )
+        step = stepping.run()
     except StageError as error:
         raise contracts.not_finite(context, error, watch.last) from None
-    stepped = trainer.optimizer.step()
+    if stepping.compiled.formula.constraints and trainer.settings["solver"] == "natural_gradient":
+        stepped = natural(context, stepping, trainer.optimizer, trainer.settings)
+    else:
+        stepped = trainer.optimizer.step()
     trainer.policy.updates += 1
-    trainer.memory = step.memory
+    trainer.memory |= step.memory
+    examples = stepping.examples
     metrics = {
         "event": "metrics",
         "stage": context.stage.name,

@@ -358,7 +358,7 @@ def _with_reference(stage: Stage, setting: ast.Setting, inputs: Inputs, place: P
     if needs & {"teacher_logp", "teacher_logp_all"} and "teacher" not in inputs:
         message = f"`{stage.formula.name}` needs a teacher, and `train` is given none"
         refuse("G218", message, setting.span, hint="name it: `train(model, data, teacher = big)`")
-    if not needs & {"ref_logp", "ref_logp_all"} or "reference" in inputs:
+    if not needs & {"ref_logp", "ref_logp_all", "mismatched"} or "reference" in inputs:
         return stage
     edge = place.region.reference(inputs["model"][1].span)
     if edge is None:

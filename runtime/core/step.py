@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from grape.compiler.formula.fixed import foreknown
-from grape.compiler.formula.levels import Level
+from grape.compiler.formula.ir import Formula
+from grape.compiler.formula.levels import SUBGROUPS, Level
 from grape.compiler.formula.vocabulary import split
 from grape.runtime.core.attention import attending, check_served
 from grape.runtime.core.live import Live, Piece
@@ -138,11 +139,40 @@ def constants(
         elif level is Level.TOKEN and all(name in example.tokens for example in examples):
             rows = [value for example in examples for value in example.tokens[name]]
             found[name] = like.new_tensor(rows)
+        elif level is Level.STEP and all(name in example.tokens for example in examples):
+            found[name] = like.new_tensor(_per_step(examples, name))
         elif level is Level.SEQUENCE and name in examples[0].scalars:
             found[name] = like.new_tensor([example.scalars[name] for example in examples])
         elif level is Level.PAIR and name in examples[0].scalars:
             found[name] = like.new_tensor([example.scalars[name] for example in examples[::2]])
     return found
+
+
+def _per_step(examples: Sequence[Example], name: str) -> list[float]:
+    """One number for each step in their order, from what its tokens carry."""
+    found = []
+    for example in examples:
+        steps = dict(zip(example.tokens["step"], example.tokens[name], strict=True))
+        found += [steps[step] for step in sorted(steps)]
+    return found
+
+
+def layout_of(formula: Formula, examples: Sequence[Example], device: torch.device) -> Layout:
+    """The index sets of a batch; steps and parts of a group as far as the formula knows them."""
+    sets = formula.index_sets
+    numbers = [number for example in examples for number in example.tokens.get("step", ())]
+    return Layout.from_lengths(
+        [len(example.completion) for example in examples],
+        [example.group for example in examples],
+        formula.on == "Preferences",
+        device,
+        steps=torch.tensor(numbers, device=device) if "step" in sets else None,
+        subgroups={
+            level: torch.tensor([one.scalars[level.value] for one in examples], device=device)
+            for level in SUBGROUPS
+            if level.value in sets
+        },
+    )
 
 
 def gradient(
@@ -202,12 +232,7 @@ class Stepping:
         formula = compiled.formula
         parts = split(formula)
         self.compiled = compiled if parts is None else compile_formula(parts.outer)
-        self.layout = Layout.from_lengths(
-            [len(example.completion) for example in examples],
-            [example.group for example in examples],
-            formula.on == "Preferences",
-            policy.device,
-        )
+        self.layout = layout_of(formula, examples, policy.device)
         self.copied = {
             name: name.removeprefix("old_")
             for name in self.compiled.formula.needs

@@ -4,7 +4,9 @@ and of the policy before its first update. Given once for all examples, handed o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +30,10 @@ def cutting(settings: Mapping[str, Any]) -> Cutting:
         fused=settings["fused_head"],
         skip=settings["skip_idle"],
     )
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 
 
 class Supplied:
@@ -73,17 +79,44 @@ class Supplied:
             self.frozen = Table.of(policy.network, found.pop("states"), frozen=True)
         self.given |= {name: found[now] for name, now in _BEFORE.items() if now in found}
 
-    def of(self, members: Sequence[int], memory: Mapping[str, float], progress: float) -> Known:
-        """What is known of some of the examples."""
+    def of(
+        self,
+        policy: Policy,
+        members: Sequence[int],
+        memory: Mapping[str, float],
+        progress: float,
+        draw: str,
+    ) -> Known:
+        """What is known of some of the examples before a step of the policy; what is random about
+        it is a function of `draw`."""
         lengths = [len(self.examples[member].completion) for member in members]
         starts = [self.ends[member] - n for member, n in zip(members, lengths, strict=True)]
         spans = [torch.arange(at, at + n) for at, n in zip(starts, lengths, strict=True)]
         places = torch.cat(spans)
         given = {name: value[places.to(value.device)] for name, value in self.given.items()}
+        if "noise" in self.needs:
+            make = torch.Generator().manual_seed(_number(draw))
+            given["noise"] = torch.rand(len(places), generator=make).to(policy.device)
+        if "mismatched" in self.needs:
+            given["mismatched"] = self._mismatched(policy, members)
         tables = self._tables([self.examples[member] for member in members])
         if self.frozen is not None:
             tables["old_logp_all"] = self.frozen.at(places)
         return Known(given, tables, memory, progress, self.temperature)
+
+    def _mismatched(self, policy: Policy, members: Sequence[int]) -> Tensor:
+        """The summed log-ratio [S] of each next row's completion after this row's prompt."""
+        rows = [self.examples[member] for member in members]
+        mixed = [
+            replace(row, completion=other.completion)
+            for row, other in zip(rows, [*rows[1:], *rows[:1]], strict=True)
+        ]
+        own, reference = (
+            logprobs(model, mixed, self.how, temperature=self.temperature)
+            for model in (policy, self._other("reference"))
+        )
+        lengths = [len(row.completion) for row in mixed]
+        return torch.stack([part.sum() for part in (own - reference).split(lengths)])
 
     def _tables(self, examples: Sequence[Example]) -> dict[str, Table]:
         found = {}

@@ -47,7 +47,8 @@ class Trainer:
     def stepping(self, supplied: Supplied, members: Sequence[int], compiled: Compiled) -> Stepping:
         """A step on some of the examples."""
         examples = [supplied.examples[member] for member in members]
-        known = supplied.of(members, self.memory, self.optimizer.progress)
+        done, draw = self.optimizer.progress, f"{self.settings['seed']}/{self.optimizer.done}"
+        known = supplied.of(self.policy, members, self.memory, done, draw)
         return Stepping(self.policy, compiled, examples, known, supplied.how)
 
     def state_dict(self) -> dict[str, Any]:

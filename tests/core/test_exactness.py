@@ -30,8 +30,6 @@ from grape.runtime.verbs.fresh import new_model, train_tokenizer
 torch.set_num_threads(1)
 
 CLOSE = 1e-9
-PLAIN = {Level.VOCAB, Level.TOKEN, Level.SEQUENCE, Level.PAIR}
-PLAIN |= {Level.GROUP, Level.POSITION, Level.BATCH}
 ARCHITECTURES = ("llama", "gpt2")
 ONE, THREE, ALL = 1, 24, 10**6
 """Budgets of input tokens that hold one, about three, and all sequences of the batch."""
@@ -51,12 +49,8 @@ def algorithm_of(name: str) -> Algorithm:
     return grape.algorithm(name, beta=0.1) if plain.params.get("beta") == 0 else plain
 
 
-def trained(name: str) -> bool:
-    """Whether the levels of an algorithm are those of rows."""
-    return {term.level for term in algorithm_of(name).formula.terms} <= PLAIN
-
-
-NAMES = [name for name in sorted(path.stem for path in LIBRARY.glob("*.grape")) if trained(name)]
+NAMES = sorted(path.stem for path in LIBRARY.glob("*.grape"))
+IDS = {"step", "tree", "cluster", "set"}
 
 
 @cache
@@ -91,12 +85,20 @@ def examples(algorithm: Algorithm) -> list[Example]:
         for name in sorted(algorithm.needs - set(scalars)):
             if name in QUANTITIES and (QUANTITIES[name].live or QUANTITIES[name].derived):
                 continue
+            if name in IDS or level_of(name) is Level.STEP:
+                continue
             if level_of(name) is Level.VOCAB:
                 continue
             if level_of(name) is Level.TOKEN:
                 tokens[name] = (-5.5 + torch.rand(size, generator=make)).tolist()
             else:
                 scalars[name] = float(number % 2)
+        steps = [place // 2 for place in range(size)]
+        tokens["step"] = [float(step) for step in steps]
+        for name in algorithm.needs - IDS:
+            if level_of(name) is Level.STEP and name != "step_index":
+                tokens[name] = [1.0 + (number + step) % 3 for step in steps]
+        scalars |= {name: float(number % 2) for name in IDS - {"step"}}
         found.append(Example(prompt, completion, group, tokens, scalars))
     return found
 
@@ -152,8 +154,11 @@ def tensors(
     for seed, name in enumerate(sorted(algorithm.needs & TABLES - {"logp_all"})):
         made[name] = live(policy(architecture, seed), batch, width)["logp_all"].detach()
     for name in algorithm.needs - set(made):
-        level = level_of(name)
-        if level is Level.TOKEN:
+        if name in IDS - {"step"}:
+            made[name] = torch.tensor([int(row.scalars[name]) for row in batch])
+            continue
+        level = Level.TOKEN if name == "step" else level_of(name)
+        if level in (Level.TOKEN, Level.STEP):
             made[name] = padded([example.tokens[name] for example in batch], width)
         elif level is not Level.BATCH:
             rows = batch[::2] if level is Level.PAIR else batch
@@ -195,6 +200,7 @@ def held(name: str, architecture: str, batch: list[Example], how: Cutting) -> No
 
 def test_the_library_is_trained() -> None:
     assert {"sft", "reinforce", "rloo", "grpo", "dapo", "dr_grpo", "dpo"} <= set(NAMES)
+    assert {"tree_rl", "tree_grpo", "polychromic", "seed_grpo"} <= set(NAMES)
     assert {"ppo", "dgpo", "fixpo", "reward_model", "gkd", "rover", "bco", "trpo"} <= set(NAMES)
 
 

@@ -64,3 +64,19 @@ def test_a_stage_on_ratings_goes_on_with_what_it_remembers(tmp_path: Path) -> No
         [update["state.shift"] for update in told[:-1]]
     )
     assert told[0]["shift"] == 0 != told[-1]["shift"]
+
+
+@pytest.mark.parametrize("point", ["batch", "mismatched"])
+def test_kto_learns_which_completions_are_good(tmp_path: Path, point: str) -> None:
+    for name in ("whole", "parted"):
+        rated(tmp_path / name)
+    body = RATED.replace("bco()", f'kto(point = "{point}")').replace("epochs = 2", "epochs = 4")
+    told = goes_on(tmp_path, body, "kto", "tuned", 3).metrics("tuned")
+    assert told[-1]["loss"] < told[0]["loss"] == pytest.approx(0.5)
+    assert told[0]["anchor"] == pytest.approx(0, abs=1e-5)
+
+
+def test_what_is_random_in_a_formula_is_the_same_again(tmp_path: Path) -> None:
+    body = LOOP.replace("held(initial = 0.7)", "clip_cov(cov_low = -9, share = 0.5)")
+    told = goes_on(tmp_path, body, "clip_cov", "next", 3).metrics("next")
+    assert any(update["cut"] > 0 for update in told)

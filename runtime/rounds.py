@@ -103,7 +103,7 @@ class _Rounds:
         def emit(event: dict[str, Any]) -> None:
             told = {"stage": stage.name, **event}
             if told["event"] == "metrics":
-                self.logged[stage.name] = told
+                self.logged[stage.name] = {**self.logged.get(stage.name, {}), **told}
             self.emit(told)
 
         return emit

@@ -47,6 +47,7 @@ def _unused(stage: Stage, declared: ast.PipelineDecl) -> Iterator[Finding]:
     """Settings of a kind of step that is not made."""
     assert stage.formula is not None
     name = stage.formula.name
+    idle: tuple[str, ...]
     if not stage.formula.constraints:
         idle, why = ("solver", *_NATURAL, *_PENALTY), f"`{name}` has no `subject to`"
         hint = "leave it out, or add a constraint to the algorithm"

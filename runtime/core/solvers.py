@@ -174,7 +174,7 @@ def _flat(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
 
 def _parts(x: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     sizes = [item.numel() for item in like]
-    return [a.view_as(b) for a, b in zip(x.split(sizes), like, strict=True)]
+    return [a.view_as(b) for a, b in zip(torch.split(x, sizes), like, strict=True)]
 
 
 @torch.no_grad()

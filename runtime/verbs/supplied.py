@@ -116,7 +116,7 @@ class Supplied:
             for model in (policy, self._other("reference"))
         )
         lengths = [len(row.completion) for row in mixed]
-        return torch.stack([part.sum() for part in (own - reference).split(lengths)])
+        return torch.stack([part.sum() for part in torch.split(own - reference, lengths)])
 
     def _tables(self, examples: Sequence[Example]) -> dict[str, Table]:
         found = {}

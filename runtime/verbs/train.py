@@ -251,7 +251,7 @@ def _update(
     )
 
 
-def _rewards(examples: list[Example]) -> Iterator[tuple[str, float]]:
+def _rewards(examples: Sequence[Example]) -> Iterator[tuple[str, float]]:
     """Means over the batch that every online run wants to see."""
     if "reward" in examples[0].scalars:
         count = len(examples)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from core.pipes import goes_on, run
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from grape.compiler.plan import Ref
+from grape.runtime.artifacts import HEADS
 from grape.runtime.core.judging import judged
+from grape.runtime.core.publishing import with_score
 
 PPO = """
   repeat 3 with policy = base {
@@ -106,3 +109,17 @@ def test_a_score_is_what_the_head_says_at_the_last_token(tmp_path: Path) -> None
     wanted = judge.head("score")(made.hidden_states[-1][0, -1]).item()
     assert judged(judge, tries).rows[0].reward == pytest.approx(wanted, abs=1e-5)
     assert wanted != 0
+
+
+def test_a_published_reward_model_is_a_classifier_with_the_same_scores(tmp_path: Path) -> None:
+    pipe = run(tmp_path, PAIRS, "reward_model")
+    judge, tries = (pipe.open(Ref(stage=name)) for name in ("judge", "tries"))
+    stored, published = tmp_path / "made" / "judge", tmp_path / "published"
+    shutil.copytree(stored, published, ignore=shutil.ignore_patterns(HEADS))
+    assert with_score(stored, published)
+    model = AutoModelForSequenceClassification.from_pretrained(published)
+    assert type(model).__name__ == "LlamaForSequenceClassification"
+    row, tokenizer = tries.rows[0], judge.tokenizer
+    ids = [*tokenizer(row.prompt + row.text)["input_ids"], tokenizer.eos_token_id]
+    found = model(torch.tensor([ids])).logits.item()
+    assert found == pytest.approx(judged(judge, tries).rows[0].reward, abs=1e-5)

@@ -82,14 +82,18 @@ def _trainable(formula: Formula, span: Span) -> None:
 def untrained(formula: Formula) -> list[str]:
     """What of a formula `train` does not supply yet, each in the reader's words."""
     from grape.compiler.formula.quantities import TRAINED
+    from grape.compiler.formula.vocabulary import Uncut, split
 
     lacking = sorted(
         name for name in formula.needs if name.partition(".")[0] not in (*TRAINED, "reward")
     )
     what = [f"`{name}`" for name in lacking]
+    try:
+        split(formula)
+    except Uncut as reason:
+        what.append(str(reason))
     what += [f"the level `{level}`" for level in sorted(formula.index_sets)]
-    what += ["`subject to`"] * bool(formula.constraints)
-    return what + ["`state`"] * bool(formula.memory)
+    return what
 
 
 def goes_through_parts(declaration: ast.AlgorithmDecl) -> bool:

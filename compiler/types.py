@@ -25,6 +25,8 @@ class ArtifactType:
     parts: frozenset[str] = frozenset()
     split: bool = False
     served: bool = False
+    judges: bool = False
+    """A Model with a score head, which `score` takes for a reward."""
 
     def __str__(self) -> str:
         return f"scored {self.name}" if self.scored else self.name

@@ -28,6 +28,8 @@ class Workload:
     """Every second group gets equal rewards."""
     stops: bool = False
     """One token in 32 ends a completion."""
+    chat: bool = False
+    """Prompts are questions to a chat model, which ends its answers itself."""
     start: bool = False
     """What counts is the CPU time from the start of the process to the end of the first step."""
     target: float = 1.0
@@ -43,8 +45,9 @@ WORKLOADS = {
     "grpo-smol": Workload(
         "grpo",
         "smol",
-        "GRPO, SmolLM2-135M, 4 prompts × 8 × 64",
+        "GRPO, SmolLM2-135M, 4 prompts × 8 × up to 64",
         prompts=4,
+        chat=True,
         target=0.30,
         memory=0.5,
         warm=0,
@@ -110,6 +113,12 @@ def prompts(work: Workload) -> list[str]:
     found = texts(work.prompts, work.prompt, 0)
     if work.idle:
         found = [("idle " if at % 2 else "busy ") + text for at, text in enumerate(found)]
+    if work.chat:
+        found = [
+            f"<|im_start|>user\nHow often does the word cat occur in this text? {text}<|im_end|>\n"
+            "<|im_start|>assistant\n"
+            for text in found
+        ]
     return found
 
 

@@ -24,7 +24,11 @@ from workloads import WORKLOADS, Workload
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "performance.md"
-MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
+WORKER = {
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 """As `runtime/process.py` starts a worker."""
 
 
@@ -69,7 +73,7 @@ class Side:
 
 def sides(name: str, args: argparse.Namespace) -> tuple[Side, Side]:
     return (
-        Side(sys.executable, "ours.py", name, args.folder, MALLOC),
+        Side(sys.executable, "ours.py", name, args.folder, WORKER),
         Side(args.trl, "theirs.py", name, args.folder, {}),
     )
 
@@ -95,7 +99,7 @@ def started(name: str, args: argparse.Namespace) -> list[list[dict[str, Any]]]:
     found: list[list[dict[str, Any]]] = [[], []]
     for _ in range(args.steps or WORKLOADS[name].steps):
         for at, script in enumerate(("ours.py", "theirs.py")):
-            python, more = ((sys.executable, MALLOC), (args.trl, {}))[at]
+            python, more = ((sys.executable, WORKER), (args.trl, {}))[at]
             side = Side(python, script, name, args.folder, more)
             try:
                 side.step()

@@ -50,7 +50,6 @@ WORKLOADS = {
         chat=True,
         target=0.30,
         memory=0.5,
-        warm=0,
         steps=1,
     ),
     "grpo-small": Workload(

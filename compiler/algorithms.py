@@ -81,15 +81,28 @@ def _trainable(formula: Formula, span: Span) -> None:
 
 def untrained(formula: Formula) -> list[str]:
     """What of a formula `train` does not supply yet, each in the reader's words."""
-    from grape.compiler.formula.quantities import TRAINED
+    from grape.compiler.formula.quantities import SAMPLED, TRAINED
 
     lacking = sorted(
-        name for name in formula.needs if name.partition(".")[0] not in (*TRAINED, "reward")
+        name
+        for name in formula.needs
+        if name.partition(".")[0] not in (*TRAINED, *SAMPLED, "reward")
     )
     what = [f"`{name}`" for name in lacking]
-    what += [f"the level `{level}`" for level in sorted(formula.index_sets)]
+    what += [f"the level `{level}`" for level in sorted(formula.index_sets - SAMPLED.keys())]
     what += ["`subject to`"] * bool(formula.constraints)
     return what + ["`state`"] * bool(formula.memory)
+
+
+def check_sampled(formula: Formula, adds: frozenset[str], span: Span) -> None:
+    """Refuse a formula that reads what the sampler behind its data does not bring. Raises
+    `Refused`."""
+    from grape.compiler.formula.quantities import SAMPLED
+
+    lacking = sorted(((formula.needs | formula.index_sets) & SAMPLED.keys()) - adds)
+    if lacking:
+        message = f"`{formula.name}` reads `{lacking[0]}`, which its rollouts do not bring"
+        refuse("G270", message, span, hint=SAMPLED[lacking[0]])
 
 
 def goes_through_parts(declaration: ast.AlgorithmDecl) -> bool:

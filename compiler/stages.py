@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from grape.compiler.algorithms import condition_of, declaration_of, formula_of
+from grape.compiler.algorithms import check_sampled, condition_of, declaration_of, formula_of
 from grape.compiler.combine import Confidence
 from grape.compiler.constants import Value, evaluate, origin
 from grape.compiler.copies import fill_path
@@ -310,6 +310,7 @@ def _trained(stage: Stage, setting: ast.Setting, inputs: Inputs, place: Place) -
     assert isinstance(setting.value, ast.Call)
     findings = place.region.pipeline.findings
     formula = formula_of(setting.value, declaration, place.values, data.type.parts, findings)
+    check_sampled(formula, data.type.adds, setting.value.span)
     settings = stage.settings
     if data.type.name != "Rollouts" and "sequences_per_update" not in stage.given:
         settings = settings | {"sequences_per_update": 16}

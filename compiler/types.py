@@ -16,7 +16,8 @@ class ArtifactType:
     `scored` tells scored Rollouts from fresh ones; `columns` are the parts that data has
     (`prompt`, `completion`, `chosen`, `rejected`, `answer`, `messages`, `desirable`); `parts` the
     labels of the rewards that scored them; `split` whether data has `.train` and `.test`;
-    `served` a Model without weights here, or Rollouts that such a model wrote: text, no tokens.
+    `served` a Model without weights here, or Rollouts that such a model wrote: text, no tokens;
+    `adds` what the sampler brings to formulas beside the reward: quantities and levels.
     """
 
     name: str
@@ -25,6 +26,7 @@ class ArtifactType:
     parts: frozenset[str] = frozenset()
     split: bool = False
     served: bool = False
+    adds: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return f"scored {self.name}" if self.scored else self.name

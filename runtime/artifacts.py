@@ -133,6 +133,8 @@ class Completion:
     """Under a rubric: the category that judged it."""
     confidences: dict[str, float] = field(default_factory=dict)
     """Under a rubric: how sure each item's score is, 0 … 1; 1 where it was verified."""
+    added: dict[str, float] = field(default_factory=dict)
+    """Further quantities of the whole completion, by the name that a formula reads."""
 
 
 def part_values(rows: Sequence[Completion], part: str) -> list[float]:
@@ -160,9 +162,13 @@ class Rollouts:
     sampling: dict[str, Any]
     weights: str = ""
     environment: dict[str, Any] | None = None
+    companions: list[Completion] = field(default_factory=list)
+    """The greedy completion of each prompt, with its group: a baseline, never learned from."""
 
     def save(self, folder: Path) -> None:
         write_lines(folder / "rollouts.jsonl", (asdict(row) for row in self.rows))
+        if self.companions:
+            write_lines(folder / "companions.jsonl", (asdict(row) for row in self.companions))
         header = {
             "sampling": self.sampling,
             "weights": self.weights,
@@ -174,7 +180,9 @@ class Rollouts:
     def load(cls, folder: Path) -> Self:
         header = json.loads((folder / "sampling.json").read_text(encoding="utf-8"))
         rows = [Completion(**row) for row in read_lines(folder / "rollouts.jsonl")]
-        return cls(rows, header["sampling"], header["weights"], header["environment"])
+        beside = folder / "companions.jsonl"
+        greedy = [Completion(**row) for row in read_lines(beside)] if beside.is_file() else []
+        return cls(rows, header["sampling"], header["weights"], header["environment"], greedy)
 
 
 @dataclass(slots=True)

@@ -119,3 +119,6 @@ TRAINED = frozenset(
     ]
 )
 """What `train` can supply; the others are for `evaluate` with tensors of one's own."""
+
+SAMPLED: dict[str, str] = {"greedy_reward": "write `greedy = true` in the braces of `sample`"}
+"""Quantities and levels that only some samplings bring, and what to write for them."""

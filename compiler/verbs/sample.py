@@ -24,6 +24,8 @@ class SampleSettings(Settings):
     """Sample from the likeliest tokens that hold this share of the probability."""
     stop: list[str] = Field(default=[])
     """Texts that end a completion."""
+    greedy: bool = False
+    """One more completion of each prompt, the likeliest one: its reward is `greedy_reward`."""
     rows: Annotated[int, Field(ge=1)] = 64
     """Completions decoded side by side; changes time and memory only."""
     compact: bool = True
@@ -36,7 +38,8 @@ class SampleSettings(Settings):
 
 def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:
     columns = inputs["prompts"].columns & {"prompt", "answer", "environment"}
-    return ArtifactType("Rollouts", columns=columns, served=inputs["model"].served)
+    adds = frozenset({"greedy_reward"} if settings["greedy"] else ())
+    return ArtifactType("Rollouts", columns=columns, served=inputs["model"].served, adds=adds)
 
 
 VERB = Verb(

@@ -77,6 +77,7 @@ def _rollouts(data: Rollouts, needs: Iterable[str]) -> list[Example]:
                 **({} if row.reward is None else {"reward": row.reward}),
                 "truncated": float(row.truncated),
                 **{name: values[number] for name, values in parts.items()},
+                **row.added,
             },
         )
         for number, row in enumerate(data.rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from grape.runtime.artifacts import Data, Item, Rollouts
 from grape.runtime.context import Context
@@ -38,19 +39,14 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
     def emit(event: dict[str, object]) -> None:
         context.emit({**event, "stage": context.stage.name})
 
-    rollouts = completions_of(
-        model,
-        chosen,
-        group=settings["group"],
-        temperature=settings["temperature"],
-        top_p=settings["top_p"],
-        max_tokens=settings["max_tokens"],
-        stop=settings["stop"],
-        rows=settings["rows"],
-        compact=settings["compact"],
-        seed=seed,
-        round=context.round,
-        emit=emit,
-    )
+    how: dict[str, Any] = {
+        name: settings[name]
+        for name in ("group", "temperature", "top_p", "max_tokens", "stop", "rows", "compact")
+    }
+    how |= {"seed": seed, "round": context.round, "emit": emit}
+    rollouts = completions_of(model, chosen, **how)
     rollouts.environment = data.environment
+    if settings["greedy"]:
+        likeliest = {**how, "group": 1, "temperature": 0.0}
+        rollouts.companions = completions_of(model, chosen, **likeliest).rows
     return rollouts

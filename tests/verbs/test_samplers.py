@@ -1,0 +1,101 @@
+"""What samplers bring to formulas, on models from scratch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grape.compiler.plan import Plan, Ref
+from grape.compiler.planning import make_plan
+from grape.compiler.program import load
+from grape.runtime.artifacts import Rollouts
+from grape.runtime.execute import execute, load_artifact
+
+HEAD = """grape 1
+
+use {uses} from "std/algorithms"
+
+pipeline p() {{
+  data sums = jsonl("sums.jsonl") {{ prompt = "{{a}} + {{b}} =", answer = "{{sum}}" }}
+  model base = fresh("llama", sums) {{ layers = 1, hidden = 32, heads = 2, context = 64 }}
+{body}  output policy as "m"
+}}
+"""
+
+
+class Running:
+    """A pipeline's stages in this process, with artifacts in folders."""
+
+    def __init__(self, folder: Path, uses: str, body: str) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [{"a": a, "b": b, "sum": a + b} for a in range(4) for b in range(4)]
+        (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        file = folder / "p.grape"
+        file.write_text(HEAD.format(uses=uses, body=body))
+        program = load(file)
+        assert program.ok, program.findings
+        self.plan: Plan = make_plan(
+            program.graph(), project=folder, file=str(file), state_of=lambda key: "run",
+            previous=None,
+        )  # fmt: skip
+        self.events: list[dict[str, Any]] = []
+
+    def emit(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+
+    def go(self) -> None:
+        """Run every stage that has no artifact yet."""
+        for stage in self.plan.stages:
+            made, work = self.folder / "made" / stage.name, self.folder / "work" / stage.name
+            if made.is_dir():
+                continue
+            work.mkdir(parents=True, exist_ok=True)
+            artifact = execute(stage, self.load, project=self.folder, work=work, emit=self.emit)
+            made.mkdir(parents=True)
+            artifact.save(made)
+
+    def load(self, ref: Ref) -> Any:
+        return load_artifact(self.plan.stage(ref.stage).type, self.folder / "made" / ref.stage)
+
+    def rollouts(self, name: str) -> Rollouts:
+        made = self.load(Ref(stage=name))
+        assert isinstance(made, Rollouts)
+        return made
+
+    def metrics(self, name: str) -> list[dict[str, Any]]:
+        return [e for e in self.events if e["event"] == "metrics" and e["stage"] == name]
+
+    def weights(self) -> bytes:
+        return (self.folder / "made" / "policy" / "model.safetensors").read_bytes()
+
+
+def test_a_greedy_companion_is_judged_and_never_learned_from(tmp_path: Path) -> None:
+    run = Running(
+        tmp_path,
+        "remax",
+        """  stage tries = sample(base, sums) {
+    prompts = 3
+    group = 2
+    max_tokens = 5
+    greedy = true
+  }
+  stage scored = score(tries, within(9))
+  stage policy = train(base, scored) { algorithm = remax(), lr = 1e-3 }
+""",
+    )
+    run.go()
+    scored = run.rollouts("scored")
+    assert [row.group for row in scored.rows] == [0, 0, 1, 1, 2, 2]
+    baseline = {row.group: row.reward for row in scored.companions}
+    assert sorted(baseline) == [0, 1, 2]
+    assert [row.added for row in scored.rows] == [
+        {"greedy_reward": baseline[row.group]} for row in scored.rows
+    ]
+    assert all(len(row.ids) <= 5 for row in scored.companions)
+    assert run.metrics("policy")[0]["reward_mean"] == pytest.approx(
+        sum(row.reward or 0 for row in scored.rows) / 6
+    )

@@ -71,8 +71,10 @@ def build_stage(node: ast.Node, declared: Declared) -> Stage:
     if made.name == "merge":
         stage = check_merge(stage, node, [found for found, _ in inputs.values()], place)
     stage = _with_reward(stage, reward, call, types, place)
-    for name in sorted(made.required):
+    for name in sorted(made.special):
         stage = _with_special(name, stage, node, inputs, place)
+    if made.name == "keep":
+        _check_keep(stage, inputs, call.span)
     return stage
 
 
@@ -265,10 +267,11 @@ def _with_rubric(
 
 def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, place: Place) -> Stage:
     setting = next((s for s in node.settings if s.name.name == name), None)
+    if setting is None and name not in verb(stage.verb).required:
+        return stage
     if setting is None:
-        example = {"algorithm": "sft()", "where": "std(reward per group) > 0"}[name]
         message = f"`{stage.verb}` needs `{name}`"
-        refuse("G209", message, node.call.span, hint=f"write `{{ {name} = {example} }}`")
+        refuse("G209", message, node.call.span, hint=f"write `{{ {name} = sft() }}`")
     if name == "where":
         made = inputs["rollouts"][0].type
         formula = condition_of(setting.value, made.parts, place.region.pipeline.findings)
@@ -281,6 +284,17 @@ def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, place
             refuse("G251", message, setting.span, hint="a reward can count words: `within(…)`")
         return replace(stage, formula=formula)
     return _trained(stage, setting, inputs, place)
+
+
+def _check_keep(stage: Stage, inputs: Inputs, span: Span) -> None:
+    """Something must be chosen by, and rewards must be there for what compares them."""
+    ranks = [name for name in ("top", "count") if stage.settings[name] is not None]
+    if stage.formula is None and not ranks:
+        message = "`keep` needs `where`, `top` or `count`: by what it keeps"
+        refuse("G209", message, span, hint="write `{ where = std(reward per group) > 0 }`")
+    if ranks and not inputs["rollouts"][0].type.scored:
+        message = f"`{ranks[0]}` compares rewards, and these rollouts have none yet"
+        refuse("G201", message, span, hint="score them first")
 
 
 def _trained(stage: Stage, setting: ast.Setting, inputs: Inputs, place: Place) -> Stage:

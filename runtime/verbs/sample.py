@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -11,18 +12,34 @@ from grape.runtime.context import Context
 from grape.runtime.critics.sampling import completions_of
 
 
-def drawn(items: Sequence[Item], count: int, seed: int, round: int) -> list[Item]:
-    """The items of a round: `count` from position `round * count` of an endless row of shuffled
-    passes over the data; each pass has an order of its own, a function of `seed`."""
+def drawn(items: Sequence[Item], count: int, seed: int, start: int) -> list[Item]:
+    """`count` items from position `start` of an endless row of shuffled passes over the data; each
+    pass has an order of its own, a function of `seed`."""
     chosen: list[Item] = []
     orders: dict[int, list[int]] = {}
-    for position in range(round * count, (round + 1) * count):
+    for position in range(start, start + count):
         lap, place = divmod(position, len(items))
         if lap not in orders:
             orders[lap] = list(range(len(items)))
             random.Random(f"{seed}/{lap}").shuffle(orders[lap])
         chosen.append(items[orders[lap][place]])
     return chosen
+
+
+def start_of(context: Context, count: int) -> int:
+    """Where in the row of prompts this draw begins: behind those of earlier rounds, and of further
+    attempts, which are counted in the stage's memory."""
+    if context.attempt:
+        memory = context.state.setdefault("memory", {})
+        memory["further"] = memory.get("further", 0) + count
+    further: int = context.state.get("memory", {}).get("further", 0)
+    return context.round * count + further
+
+
+def derived(seed: int, *what: object) -> int:
+    """A seed for a purpose of its own: completions of a prompt that comes twice must differ."""
+    text = "/".join(map(str, (seed, *what)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 
 
 def run(context: Context, inputs: dict[str, object]) -> Rollouts:
@@ -34,7 +51,9 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
     items = data.view(context.stage.inputs["prompts"].view)
     seed = settings["seed"]
     count = settings["prompts"]
-    chosen = list(items) if count is None else drawn(items, count, seed, context.round)
+    chosen = list(items) if count is None else drawn(items, count, seed, start_of(context, count))
+    if context.attempt:
+        seed = derived(seed, context.attempt)
 
     def emit(event: dict[str, object]) -> None:
         context.emit({**event, "stage": context.stage.name})

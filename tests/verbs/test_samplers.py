@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from grape.compiler.plan import Plan, Ref
+from grape.compiler.plan import Plan, PlannedStage, Ref
 from grape.compiler.planning import make_plan
 from grape.compiler.program import load
-from grape.runtime.artifacts import Rollouts
+from grape.runtime.artifacts import Item, Rollouts
+from grape.runtime.context import Context
 from grape.runtime.execute import execute, load_artifact
+from grape.runtime.verbs import sample
 
 HEAD = """grape 1
 
@@ -99,3 +101,54 @@ def test_a_greedy_companion_is_judged_and_never_learned_from(tmp_path: Path) -> 
     assert run.metrics("policy")[0]["reward_mean"] == pytest.approx(
         sum(row.reward or 0 for row in scored.rows) / 6
     )
+
+
+ROUNDS = """  repeat 3 with policy = base {
+    stage tries = sample(policy, sums) { prompts = 3, group = 2, max_tokens = 6 }
+    stage scored = score(tries, within(3, min = 1))
+    stage kept = keep(scored) { where = std(reward per group) > 0, prompts = 3, max_tries = 50 }
+    next policy = train(policy, kept) { algorithm = dapo(), lr = 1e-3, checkpoint = 1ms }
+  }
+"""
+
+
+class Cut(Exception):
+    pass
+
+
+def test_keep_samples_until_it_is_full(tmp_path: Path) -> None:
+    """Each round trains on three prompts, and one that was cut off goes on with the same bytes."""
+    whole = Running(tmp_path / "whole", "dapo", ROUNDS)
+    whole.go()
+    assert [told["update"] for told in whole.metrics("next")] == [0] * 3
+    tries = [told["tries"] for told in whole.metrics("kept")]
+    assert max(tries) > 1, "nothing was sampled again, nothing is shown"
+    assert len(whole.metrics("scored")) == 3, "a further try is no metric of its own"
+
+    parted = Running(tmp_path / "parted", "dapo", ROUNDS)
+
+    def cut(event: dict[str, Any]) -> None:
+        if event.get("unit") == "rounds" and event["done"] == 2:
+            raise Cut
+
+    parted.emit = cut  # type: ignore[method-assign]
+    with pytest.raises(Cut):
+        parted.go()
+    parted.emit = parted.events.append  # type: ignore[method-assign]
+    parted.go()
+    assert [told["round"] for told in parted.metrics("kept")] in ([1, 2], [2])
+    assert parted.weights() == whole.weights()
+
+
+def test_further_tries_draw_other_prompts() -> None:
+    items = [Item(str(n), prompt=str(n)) for n in range(10)]
+    stage = PlannedStage(name="s", verb="sample", type="", inputs={}, settings={})
+    states: dict[str, Any] = {}
+    seen = []
+    for round, attempt in ((0, 0), (0, 1), (0, 2), (1, 0)):
+        context = Context(
+            stage, Path(), Path(), print, round=round, state=states, attempt=attempt
+        )  # fmt: skip
+        seen += sample.drawn(items, 2, 7, sample.start_of(context, 2))
+    assert len({item.id for item in seen}) == 8
+    assert seen == sample.drawn(items, 8, 7, 0)

@@ -1,0 +1,48 @@
+"""Selections that ask the sampler for more: whether it can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from grape.compiler.graph import Graph, Stage
+from grape.compiler.hygiene.walk import Scope, input_of, scopes_of, setting_span
+from grape.dsl import ast
+from grape.dsl.findings import Finding
+
+
+def check_sampling(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding]:
+    """`prompts` of `keep` where nothing can be sampled again (G271), `max_tries` alone (G272)."""
+    for scope in scopes_of(graph):
+        stage = scope.stage
+        if stage.verb != "keep":
+            continue
+        if stage.settings["prompts"] is not None:
+            why = _cannot(scope)
+            if why is not None:
+                message = f"`prompts` makes `{stage.name}` sample again, and {why[0]}"
+                span = setting_span(stage, declared, "prompts")
+                yield Finding("G271", message, span, hint=why[1])
+        elif "max_tries" in stage.given:
+            message = "`max_tries` does nothing without `prompts`"
+            span = setting_span(stage, declared, "max_tries")
+            hint = "say how many prompts are to be left: `prompts = 16`"
+            yield Finding("G272", message, span, hint=hint)
+
+
+def _cannot(scope: Scope) -> tuple[str, str] | None:
+    """Why no further prompts can be drawn, and the way out; None where they can."""
+    inside = {stage.name: stage for stage in scope.repeat.body} if scope.repeat else {}
+    stage: Stage = scope.stage
+    while stage.verb != "sample":
+        edge = input_of(stage, "rollouts")
+        source = inside.get(edge.source) if edge is not None else None
+        if source is None:
+            what = "its rollouts are sampled once, not in the rounds of this repeat"
+            return what, "sample and score in the repeat around it, or leave `prompts` out"
+        if source.verb == "keep" and source.settings["prompts"] is not None:
+            return f"`{source.name}` does so already", "say `prompts` once, in the last `keep`"
+        stage = source
+    if stage.settings["prompts"] is None:
+        what = f"`{stage.name}` draws all prompts there are"
+        return what, "set `prompts` in `sample`: how many are drawn each time"
+    return None

@@ -10,7 +10,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from grape.compiler.algorithms import check_sampled, condition_of, declaration_of, formula_of
+from grape.compiler.algorithms import (
+    check_known,
+    check_sampled,
+    condition_of,
+    declaration_of,
+    formula_of,
+)
 from grape.compiler.combine import Confidence
 from grape.compiler.constants import Value, evaluate, origin
 from grape.compiler.copies import fill_path
@@ -26,6 +32,7 @@ from grape.compiler.settings import check_settings
 from grape.compiler.types import ArtifactType, usable_as, way_from
 from grape.compiler.verb import Port, Verb
 from grape.compiler.verbs import KEYWORDS, VERBS, verb
+from grape.compiler.verbs.sample import Tree
 from grape.dsl import ast
 from grape.dsl.findings import Label
 from grape.dsl.source import Span
@@ -52,6 +59,8 @@ def build_stage(node: ast.Node, declared: Declared) -> Stage:
     )
     if made.options:
         settings["options"] = options
+    if made.name == "sample" and settings["sampler"]:
+        settings["group"] = _leaves(settings, given, inputs, node)
     if made.name == "export":
         settings["path"] = fill_path(settings["path"], place.values, call.span)
     types = {port: found.type for port, (found, _) in inputs.items()}
@@ -275,6 +284,7 @@ def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, place
     if name == "where":
         made = inputs["rollouts"][0].type
         formula = condition_of(setting.value, made.parts, place.region.pipeline.findings)
+        check_known(formula, made.adds, setting.span)
         if "reward" in formula.needs and not made.scored:
             message = "`where` reads the reward, and these rollouts have none yet"
             refuse("G201", message, setting.span, hint="score them first")
@@ -284,6 +294,21 @@ def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, place
             refuse("G251", message, setting.span, hint="a reward can count words: `within(…)`")
         return replace(stage, formula=formula)
     return _trained(stage, setting, inputs, place)
+
+
+def _leaves(settings: dict[str, Any], given: frozenset[str], inputs: Inputs, node: ast.Node) -> int:
+    """The completions of a prompt under a sampler of its own. Raises `Refused`."""
+    found, arg = inputs["model"]
+    if found.type.served:
+        message = f"`{found.name}` is a served model, and a tree goes on from tokens inside"
+        refuse("G250", message, arg.span, labels=(Label(found.made_at, "made here"),))
+    leaves = Tree(**settings["sampler"]).leaves
+    if "group" in given:
+        span = next(setting.span for setting in node.settings if setting.name.name == "group")
+        message = f"the tree says how many completions a prompt has: {leaves}"
+        hint = "leave `group` out: roots × (1 + rounds × expand × width)"
+        refuse("G273", message, span, hint=hint)
+    return leaves
 
 
 def _check_keep(stage: Stage, inputs: Inputs, span: Span) -> None:

@@ -134,7 +134,17 @@ class Completion:
     confidences: dict[str, float] = field(default_factory=dict)
     """Under a rubric: how sure each item's score is, 0 … 1; 1 where it was verified."""
     added: dict[str, float] = field(default_factory=dict)
-    """Further quantities of the whole completion, by the name that a formula reads."""
+    """Further quantities of the whole completion, by the name that a formula reads; `tree` and
+    `set` number the parts of its group that it belongs to."""
+    path: list[list[int]] = field(default_factory=list)
+    """Its steps, each the number of a node in its group and of the node's tokens: equal nodes of
+    two completions are the same tokens."""
+    steps: dict[str, list[float]] = field(default_factory=dict)
+    """Quantities with one number for each step of the path."""
+
+    def numbered_steps(self) -> list[int]:
+        """The step of each token, from 0; [] where the sampler names no steps."""
+        return [number for number, (_, size) in enumerate(self.path) for _ in range(size)]
 
 
 def part_values(rows: Sequence[Completion], part: str) -> list[float]:

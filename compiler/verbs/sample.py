@@ -10,6 +10,30 @@ from pydantic import Field
 from grape.compiler.types import ArtifactType
 from grape.compiler.verb import Port, Settings, Verb
 
+Count = Annotated[int, Field(ge=1)]
+
+
+class Tree(Settings):
+    """`sampler = tree(…)`: completions that branch off each other, with nodes of shared tokens."""
+
+    kind: Literal["tree"] = "tree"
+    """Which sampler."""
+    roots: Count = 2
+    """Trees of each prompt: completions that begin at the prompt."""
+    rounds: Count = 1
+    """Times that every tree branches."""
+    expand: Count = 2
+    """Places at which a tree branches in a round."""
+    width: Count = 1
+    """Completions that branch off at a place."""
+    branch: Literal["random", "entropy"] = "random"
+    """Where: at any token, or at the tokens that were the least likely."""
+
+    @property
+    def leaves(self) -> int:
+        """Completions of each prompt."""
+        return self.roots * (1 + self.rounds * self.expand * self.width)
+
 
 class SampleSettings(Settings):
     max_tokens: Annotated[int, Field(ge=1)]
@@ -24,6 +48,8 @@ class SampleSettings(Settings):
     """Sample from the likeliest tokens that hold this share of the probability."""
     stop: list[str] = Field(default=[])
     """Texts that end a completion."""
+    sampler: Tree | None = None
+    """How the completions of a prompt come about; none: each by itself."""
     greedy: bool = False
     """One more completion of each prompt, the likeliest one: its reward is `greedy_reward`."""
     rows: Annotated[int, Field(ge=1)] = 64
@@ -39,6 +65,8 @@ class SampleSettings(Settings):
 def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:
     columns = inputs["prompts"].columns & {"prompt", "answer", "environment"}
     adds = frozenset({"greedy_reward"} if settings["greedy"] else ())
+    if settings["sampler"]:
+        adds |= {"tree", "step", "node_value", "parent_value", "leaves"}
     return ArtifactType("Rollouts", columns=columns, served=inputs["model"].served, adds=adds)
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from grape.compiler.formula.fixed import foreknown
-from grape.compiler.formula.levels import Level
+from grape.compiler.formula.ir import Formula
+from grape.compiler.formula.levels import SUBGROUPS, Level
 from grape.runtime.core.attention import attending, check_served
 from grape.runtime.core.logprob import Weights, fusable, head_gradient, token_values
 from grape.runtime.core.models import Policy
@@ -112,8 +113,35 @@ def logprobs(
     return found
 
 
+def layout_of(
+    formula: Formula, examples: Sequence[Example], device: torch.device | str = "cpu"
+) -> Layout:
+    """Who belongs to whom in a batch, with the steps and parts of groups that a formula names."""
+    parts = {
+        level: torch.tensor([int(example.scalars[level]) for example in examples], device=device)
+        for level in SUBGROUPS
+        if level in formula.index_sets
+    }
+    steps = None
+    if Level.STEP in formula.index_sets:
+        of_tokens = [int(step) for example in examples for step in example.tokens["step"]]
+        steps = torch.tensor(of_tokens, device=device)
+    return Layout.from_lengths(
+        [len(example.completion) for example in examples],
+        [example.group for example in examples],
+        formula.on == "Preferences",
+        device,
+        steps=steps,
+        subgroups=parts,
+    )
+
+
 def constants(
-    compiled: Compiled, examples: Sequence[Example], like: Tensor, progress: float
+    compiled: Compiled,
+    examples: Sequence[Example],
+    like: Tensor,
+    progress: float,
+    layout: Layout,
 ) -> dict[str, Tensor]:
     """The constant quantities that the formula needs and the examples hold, as flat tensors."""
     found = {}
@@ -124,6 +152,11 @@ def constants(
         elif level is Level.TOKEN and all(name in example.tokens for example in examples):
             rows = [value for example in examples for value in example.tokens[name]]
             found[name] = like.new_tensor(rows)
+        elif level is Level.STEP and name in examples[0].tokens:
+            rows = [value for example in examples for value in example.tokens[name]]
+            place = layout.index(Level.TOKEN, Level.STEP)
+            empty = like.new_zeros(layout.size(Level.STEP))
+            found[name] = empty.index_copy(0, place, like.new_tensor(rows))
         elif level is Level.SEQUENCE and name in examples[0].scalars:
             found[name] = like.new_tensor([example.scalars[name] for example in examples])
         elif level is Level.PAIR and name in examples[0].scalars:
@@ -150,8 +183,9 @@ def gradient(
     parameter = next(policy.model.parameters())
     wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     like = parameter.new_zeros(0, dtype=wide)
-    fixed = {**constants(compiled, examples, like, progress), **given}
-    return _Stepping(policy, compiled, examples, fixed, like, how, temperature).run()
+    layout = layout_of(compiled.formula, examples, policy.device)
+    fixed = {**constants(compiled, examples, like, progress, layout), **given}
+    return _Stepping(policy, compiled, examples, layout, fixed, like, how, temperature).run()
 
 
 class _Stepping:
@@ -162,6 +196,7 @@ class _Stepping:
         policy: Policy,
         compiled: Compiled,
         examples: Sequence[Example],
+        layout: Layout,
         fixed: dict[str, Tensor],
         like: Tensor,
         how: Cutting,
@@ -169,13 +204,8 @@ class _Stepping:
     ) -> None:
         self.policy, self.compiled, self.examples = policy, compiled, examples
         self.fixed, self.how, self.temperature = fixed, how, temperature
+        self.layout = layout
         formula = compiled.formula
-        self.layout = Layout.from_lengths(
-            [len(example.completion) for example in examples],
-            [example.group for example in examples],
-            formula.on == "Preferences",
-            policy.device,
-        )
         self.entropy = "entropy" in formula.needs
         self.on_policy = "old_logp" in formula.needs and "old_logp" not in fixed
         self.known = foreknown(formula, on_policy=self.on_policy)

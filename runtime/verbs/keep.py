@@ -136,18 +136,28 @@ def _passes(formula: Formula, rows: list[Completion]) -> list[bool]:
     """The value of the expression, broadcast to one truth value for each row."""
     import torch
 
-    from grape.compiler.formula.levels import Level
+    from grape.compiler.formula.levels import SUBGROUPS, Level
     from grape.runtime.formula import compile_formula
     from grape.runtime.layout import Layout
 
-    layout = Layout.from_lengths([len(row.ids) for row in rows], [row.group for row in rows])
+    steps = [step for row in rows for step in row.numbered_steps()]
+    layout = Layout.from_lengths(
+        [len(row.ids) for row in rows],
+        [row.group for row in rows],
+        steps=torch.tensor(steps) if Level.STEP in formula.index_sets else None,
+        subgroups={
+            level: torch.tensor([int(row.added[level]) for row in rows])
+            for level in SUBGROUPS
+            if level in formula.index_sets
+        },
+    )
     values = {name: torch.tensor(_quantity(name, rows)).double() for name in formula.needs}
     value = compile_formula(formula).value(values, layout)
     level = formula.terms[formula.objective].level
-    if level is Level.GROUP:
-        value = value[layout.sequence_group]
-    elif level is Level.BATCH:
+    if level is Level.BATCH:
         value = value.expand(len(rows))
+    elif level is not Level.SEQUENCE:
+        value = value[layout.index(Level.SEQUENCE, level)]
     return [bool(passed) for passed in value.tolist()]
 
 
@@ -156,4 +166,8 @@ def _quantity(name: str, rows: list[Completion]) -> list[float]:
         return part_values(rows, name.removeprefix("reward."))
     if name in ("behavior_logp", "old_logp"):
         return [logp for row in rows for logp in row.logps]
+    if name in rows[0].added:
+        return [row.added[name] for row in rows]
+    if name in rows[0].steps:
+        return [value for row in rows for value in row.steps[name]]
     return [SEQUENCE[name](row) for row in rows]

@@ -36,6 +36,15 @@ def start_of(context: Context, count: int) -> int:
     return context.round * count + further
 
 
+def grown(
+    model: Any, items: Sequence[Item], sampler: dict[str, Any], how: dict[str, Any]
+) -> Rollouts:
+    """Completions as the leaves of trees."""
+    from grape.runtime.core.trees import grow
+
+    return grow(model, items, sampler, how)
+
+
 def derived(seed: int, *what: object) -> int:
     """A seed for a purpose of its own: completions of a prompt that comes twice must differ."""
     text = "/".join(map(str, (seed, *what)))
@@ -63,7 +72,10 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
         for name in ("group", "temperature", "top_p", "max_tokens", "stop", "rows", "compact")
     }
     how |= {"seed": seed, "round": context.round, "emit": emit}
-    rollouts = completions_of(model, chosen, **how)
+    if settings["sampler"]:
+        rollouts = grown(model, chosen, settings["sampler"], how)
+    else:
+        rollouts = completions_of(model, chosen, **how)
     rollouts.environment = data.environment
     if settings["greedy"]:
         likeliest = {**how, "group": 1, "temperature": 0.0}

@@ -12,6 +12,7 @@ from typing import Any
 from grape.runtime.artifacts import Rollouts
 from grape.runtime.context import Context
 from grape.runtime.errors import StageError
+from grape.runtime.nodes import node_values
 from grape.runtime.rewards.evaluation import score_rollouts
 
 
@@ -22,6 +23,8 @@ def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
     scored = with_rewards(context, rollouts, inputs)
     if rollouts.companions:
         scored = _with_baseline(context, scored, inputs)
+    if any(row.path for row in scored.rows):
+        scored = replace(scored, rows=node_values(scored.rows))
     metrics = reward_metrics(scored)
     if metrics:
         context.emit(

@@ -152,3 +152,33 @@ def test_further_tries_draw_other_prompts() -> None:
         seen += sample.drawn(items, 2, 7, sample.start_of(context, 2))
     assert len({item.id for item in seen}) == 8
     assert seen == sample.drawn(items, 8, 7, 0)
+
+
+@pytest.mark.parametrize("algorithm", ["tree_rl", "tree_grpo"])
+def test_trees_train(tmp_path: Path, algorithm: str) -> None:
+    run = Running(
+        tmp_path,
+        algorithm,
+        f"""  stage tries = sample(base, sums) {{
+    prompts = 4
+    max_tokens = 8
+    sampler = tree(roots = 2, expand = 2, rounds = 2, branch = "entropy")
+  }}
+  stage scored = score(tries, within(7, unit = "characters"))
+  stage varied = keep(scored) {{ where = std(reward per tree) > 0 }}
+  stage policy = train(base, varied) {{ algorithm = {algorithm}(), lr = 1e-3 }}
+""",
+    )
+    run.go()
+    scored = run.rollouts("scored")
+    assert len(scored.rows) == 4 * 10 == 4 * run.plan.stage("tries").settings["group"]
+    varied = {
+        (row.group, row.added["tree"])
+        for row in scored.rows
+        for other in scored.rows
+        if (row.group, row.added["tree"]) == (other.group, other.added["tree"])
+        and row.reward != other.reward
+    }
+    kept = [row for row in scored.rows if (row.group, row.added["tree"]) in varied]
+    assert len(kept) > 0 and run.rollouts("varied").rows == kept
+    assert run.metrics("policy")[0]["grad_norm"] > 0

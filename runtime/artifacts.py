@@ -141,6 +141,8 @@ class Completion:
     two completions are the same tokens."""
     steps: dict[str, list[float]] = field(default_factory=dict)
     """Quantities with one number for each step of the path."""
+    weights: str = ""
+    """The weights that drew it, where it comes from an earlier round than its rollouts."""
 
     def numbered_steps(self) -> list[int]:
         """The step of each token, from 0; [] where the sampler names no steps."""

@@ -20,6 +20,8 @@ class KeepSettings(Settings):
     """Prompts to be left, no more and no fewer: others are sampled and scored until they are."""
     max_tries: Annotated[int, Field(ge=1)] = 10
     """With `prompts`: times that the sampler may draw before the run stops."""
+    replay: Annotated[int, Field(ge=1)] | None = None
+    """What was kept in so many rounds before is left too, with the log-probs it was drawn with."""
     count: Annotated[int, Field(ge=1)] | None = None
     """Completions left in all: those whose standardised rewards vary most."""
 

@@ -7,7 +7,7 @@ Where too few prompts are left, further ones are asked for; who samples them is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from statistics import fmean, stdev
 from time import perf_counter
 from typing import Any
@@ -41,6 +41,9 @@ def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
     seen = len(rollouts.rows)
     if settings.get("prompts") is not None:
         kept, seen = _filled(context, kept, rollouts)
+    if settings.get("replay") is not None:
+        kept = _with_earlier(context, kept)
+        seen += len(kept.rows)
     if settings.get("count") is not None:
         kept = replace(kept, rows=_varied(kept.rows, settings["count"]))
     rows = kept.rows
@@ -107,6 +110,36 @@ def _filled(context: Context, kept: Rollouts, first: Rollouts) -> tuple[Rollouts
     )
     chosen = set(found[:wanted])
     return replace(kept, rows=[row for row in rows if row.group in chosen]), looked
+
+
+def _with_earlier(context: Context, kept: Rollouts) -> Rollouts:
+    """What was kept before comes after what is kept now, in groups of its own. The rounds before
+    lie in the stage's memory, and so in checkpoints."""
+    memory = context.state.setdefault("memory", {})
+    rounds: list[list[dict[str, Any]]] = memory.setdefault("replay", [])
+    rows = list(kept.rows)
+    for earlier in reversed(rounds):
+        following = _groups_after(rows)
+        old = [Completion(**row) for row in earlier]
+        rows += [replace(row, group=row.group + following) for row in old]
+    rounds.append([asdict(replace(row, weights=kept.weights)) for row in kept.rows])
+    del rounds[: -context.stage.settings["replay"]]
+    if rows and kept.weights.isdecimal():  # a served model counts no updates
+        ages = [int(kept.weights) - int(row.weights or kept.weights) for row in rows]
+        context.emit(
+            {
+                "event": "metrics",
+                "stage": context.stage.name,
+                "round": context.round,
+                "update": context.round,
+                "seconds": 0.0,
+                "tokens": sum(len(row.ids) for row in rows),
+                "replayed": 1 - len(kept.rows) / len(rows),
+                "staleness": fmean(ages),
+                "staleness_max": max(ages),
+            }
+        )
+    return replace(kept, rows=rows)
 
 
 def _groups_after(rows: list[Completion]) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,25 @@ import pytest
 from grape.compiler.plan import Plan, PlannedStage, Ref
 from grape.compiler.planning import make_plan
 from grape.compiler.program import load
+from grape.runtime import contracts
 from grape.runtime.artifacts import Item, Rollouts
 from grape.runtime.context import Context
+from grape.runtime.errors import StageError
 from grape.runtime.execute import execute, load_artifact
 from grape.runtime.verbs import sample
 
 HEAD = """grape 1
 
 use {uses} from "std/algorithms"
+
+algorithm corrected() on Rollouts {{
+  let advantage = reward - mean(reward per group)
+  let ratio = min(exp(logp - behavior_logp), 2)
+  log ratio = mean(ratio per batch)
+  log apart = mean(abs(logp - behavior_logp) per batch)
+  log same = mean(abs(logp - old_logp) per batch)
+  maximize mean(ratio * advantage per batch)
+}}
 
 pipeline p() {{
   data sums = jsonl("sums.jsonl") {{ prompt = "{{a}} + {{b}} =", answer = "{{sum}}" }}
@@ -45,9 +58,7 @@ class Running:
             previous=None,
         )  # fmt: skip
         self.events: list[dict[str, Any]] = []
-
-    def emit(self, event: dict[str, Any]) -> None:
-        self.events.append(event)
+        self.emit: Callable[[dict[str, Any]], None] = self.events.append
 
     def go(self) -> None:
         """Run every stage that has no artifact yet."""
@@ -131,10 +142,10 @@ def test_keep_samples_until_it_is_full(tmp_path: Path) -> None:
         if event.get("unit") == "rounds" and event["done"] == 2:
             raise Cut
 
-    parted.emit = cut  # type: ignore[method-assign]
+    parted.emit = cut
     with pytest.raises(Cut):
         parted.go()
-    parted.emit = parted.events.append  # type: ignore[method-assign]
+    parted.emit = parted.events.append
     parted.go()
     assert [told["round"] for told in parted.metrics("kept")] in ([1, 2], [2])
     assert parted.weights() == whole.weights()
@@ -182,3 +193,50 @@ def test_trees_train(tmp_path: Path, algorithm: str) -> None:
     kept = [row for row in scored.rows if (row.group, row.added["tree"]) in varied]
     assert len(kept) > 0 and run.rollouts("varied").rows == kept
     assert run.metrics("policy")[0]["grad_norm"] > 0
+
+
+REPLAY = """  repeat 4 with policy = base {
+    stage tries = sample(policy, sums) { prompts = 2, group = 4, max_tokens = 6 }
+    stage scored = score(tries, within(6, unit = "characters"))
+    stage kept = keep(scored) { where = reward >= 0, replay = 2 }
+    next policy = train(policy, kept) { algorithm = corrected(), lr = 1e-2, checkpoint = 1ms }
+  }
+"""
+
+
+def test_earlier_rounds_come_back_with_the_log_probs_they_were_drawn_with(tmp_path: Path) -> None:
+    whole = Running(tmp_path / "whole", "grpo", REPLAY)
+    whole.go()
+    told = whole.metrics("kept")
+    assert [update["replayed"] for update in told] == pytest.approx([0, 1 / 2, 2 / 3, 2 / 3])
+    assert [update["staleness"] for update in told] == pytest.approx([0, 0.5, 1, 1])
+    assert [update["staleness_max"] for update in told] == [0, 1, 2, 2]
+    learned = whole.metrics("next")
+    assert learned[0]["apart"] < 1e-4 < learned[1]["apart"], "old rows keep their own log-probs"
+    assert all(update["same"] == 0 for update in learned), "old_logp is that of this phase"
+
+    parted = Running(tmp_path / "parted", "grpo", REPLAY)
+
+    def cut(event: dict[str, Any]) -> None:
+        if event.get("unit") == "rounds" and event["done"] == 3:
+            raise Cut
+
+    parted.emit = cut
+    with pytest.raises(Cut):
+        parted.go()
+    parted.emit = parted.events.append
+    parted.go()
+    assert parted.weights() == whole.weights()
+
+
+def test_stale_rows_need_a_formula_that_corrects() -> None:
+    stage = PlannedStage(
+        name="next", verb="train", type="Model", inputs={}, settings={},
+        formula={"needs": ["logp", "reward"]},
+    )  # fmt: skip
+    context = Context(stage, Path(), Path(), print, round=2, rounds=3)
+    contracts.check_stale(context, ["", "7"], 7)
+    with pytest.raises(StageError, match=r"G971: 2 of 3 .* update 5 of 7"):
+        contracts.check_stale(context, ["", "6", "5"], 7)
+    corrected = stage.model_copy(update={"formula": {"needs": ["behavior_logp"]}})
+    contracts.check_stale(replace(context, stage=corrected), ["6"], 7)

@@ -21,8 +21,10 @@ from grape.compiler.plan import PlannedStage, PlannedUntil, Ref
 from grape.runtime.artifacts import Report, Rollouts
 from grape.runtime.checking import Unknown, report_metric, value_of
 from grape.runtime.context import Context, Emit, file_name
+from grape.runtime.curriculum import measure
 from grape.runtime.store import readable_errors
 from grape.runtime.verbs import run_of
+from grape.runtime.verbs.sample import rates_of
 
 Open = Callable[[Ref], Any]
 More = Callable[[int], Rollouts]
@@ -108,10 +110,21 @@ class _Rounds:
                 context.emit = _only_notes(context.emit)
                 inputs = {port: again[ref.stage] for port, ref in inner.inputs.items()}
                 again[inner.name] = run_of(inner.verb)(context, inputs)
+                self._measure(inner, again[inner.name])
             found: Rollouts = again[chain[0].name]
             return found
 
         return more
+
+    def _measure(self, stage: PlannedStage, made: Any) -> None:
+        """What a reward says about prompts that their sampler chooses by it."""
+        if stage.verb != "score" or stage.every is not None:
+            return
+        body = {inner.name: inner for inner in self.region.body}
+        source = body.get(stage.inputs["rollouts"].stage)
+        how = source.settings.get("curriculum") if source is not None else None
+        if source is not None and how is not None and how["kind"] == "by_rate":
+            measure(rates_of(self._context(source, 0)), how, made.rows)
 
     def _run(self, stage: PlannedStage, number: int, made: Mapping[str, Any]) -> Any:
         context = self._context(stage, number)
@@ -121,6 +134,7 @@ class _Rounds:
         artifact = run_of(stage.verb)(
             context, {port: made[ref.stage] for port, ref in stage.inputs.items()}
         )
+        self._measure(stage, artifact)
         seconds = round(time.monotonic() - start, 3)
         self.emit({"event": "timing", "stage": stage.name, "round": number, "seconds": seconds})
         if isinstance(artifact, Report):

@@ -12,9 +12,12 @@ from grape.dsl.findings import Finding, Label
 
 def check_sampling(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding]:
     """`prompts` of `keep` where nothing can be sampled again (G271), `max_tries` alone (G272);
+    curricula without effect (G277) or sense (G278);
     `replay` outside a repeat (G275) and under a formula that is on-policy (G276)."""
     for scope in scopes_of(graph):
         stage = scope.stage
+        if stage.verb == "sample" and stage.settings["curriculum"] is not None:
+            yield from _curriculum(scope, declared)
         if stage.verb == "train":
             yield from _stale(scope, declared)
         if stage.verb != "keep":
@@ -34,6 +37,52 @@ def check_sampling(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding
             span = setting_span(stage, declared, "max_tries")
             hint = "say how many prompts are to be left: `prompts = 16`"
             yield Finding("G272", message, span, hint=hint)
+
+
+def _curriculum(scope: Scope, declared: ast.PipelineDecl) -> Iterator[Finding]:
+    """A curriculum that has nothing to choose or to go by."""
+    stage = scope.stage
+    how = stage.settings["curriculum"]
+    why = None
+    if scope.repeat is None:
+        why = "there are no rounds here to go through", "sample in a repeat"
+    elif stage.settings["prompts"] is None:
+        why = f"`{stage.name}` draws all prompts each time", "set `prompts`: how many are drawn"
+    elif how["kind"] == "by_rate" and not _scored(stage, scope.repeat):
+        what = f"no `score` of this repeat judges `{stage.name}`"
+        why = what, f"score it directly: `score({stage.name}, REWARD)`"
+    if why is not None:
+        message = f"the curriculum `{how['kind']}` has no effect: {why[0]}"
+        span = setting_span(stage, declared, "curriculum")
+        yield Finding("G277", message, span, hint=why[1])
+        return
+    wrong = _impossible(stage)
+    if wrong is not None:
+        yield Finding("G278", wrong[0], setting_span(stage, declared, "curriculum"), hint=wrong[1])
+
+
+def _scored(stage: Stage, repeat: Stage) -> bool:
+    edges = (input_of(inner, "rollouts") for inner in repeat.body if inner.verb == "score")
+    return any(edge is not None and edge.source == stage.name for edge in edges)
+
+
+def _impossible(stage: Stage) -> tuple[str, str] | None:
+    """Numbers of `by_rate` that contradict each other or the rest, and the way out."""
+    how = stage.settings["curriculum"]
+    if how["kind"] != "by_rate":
+        return None
+    low, high = how["between"]
+    if low > high:
+        return f"`between` goes from {low:g} to {high:g}", "write the smaller rate first"
+    least, group = how["least"], stage.settings["group"]
+    if least is not None and least > group:
+        what = f"`least = {least}` is more than `group = {group}`, which is the mean"
+        return what, "lower `least`, or raise `group`"
+    if least is not None and stage.settings["sampler"]:
+        return "a tree has as many leaves for every prompt, and `least` wants other numbers", (
+            "leave `least` or the tree out"
+        )
+    return None
 
 
 def _stale(scope: Scope, declared: ast.PipelineDecl) -> Iterator[Finding]:

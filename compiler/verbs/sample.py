@@ -35,6 +35,40 @@ class Tree(Settings):
         return self.roots * (1 + self.rounds * self.expand * self.width)
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ByColumn(Settings):
+    """`curriculum = by_column(…)`: the first prompts by a column, more and more of them."""
+
+    kind: Literal["by_column"] = "by_column"
+    """Which curriculum."""
+    name: str
+    """A column of numbers, such as a difficulty."""
+    start: Share = 0.25
+    """Share of the prompts that the first round draws from; the last one draws from all."""
+    descending: bool = False
+    """Whether the largest come first."""
+
+
+class ByRate(Settings):
+    """`curriculum = by_rate(…)`: prompts that the model gets right now and then."""
+
+    kind: Literal["by_rate"] = "by_rate"
+    """Which curriculum."""
+    between: Annotated[list[Share], Field(min_length=2, max_length=2)] = Field(default=[0.2, 0.8])
+    """Success rates that are wanted; prompts that were never tried are, too."""
+    success: float = 1.0
+    """A completion with at least this reward has succeeded."""
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """What an earlier measurement of a prompt keeps of its weight when it is measured again."""
+    explore: Share = 0.1
+    """Share of each draw that is of the other prompts, so that they are measured again."""
+    least: Count | None = None
+    """Completions that every prompt gets; the rest of prompts × group go where the rate is known
+    least. None: `group` for each."""
+
+
 class SampleSettings(Settings):
     max_tokens: Annotated[int, Field(ge=1)]
     """Longest completion in tokens."""
@@ -50,6 +84,8 @@ class SampleSettings(Settings):
     """Texts that end a completion."""
     sampler: Tree | None = None
     """How the completions of a prompt come about; none: each by itself."""
+    curriculum: ByColumn | ByRate | None = None
+    """Which prompts are drawn in a round; none: all of them in turn, in passes."""
     greedy: bool = False
     """One more completion of each prompt, the likeliest one: its reward is `greedy_reward`."""
     rows: Annotated[int, Field(ge=1)] = 64

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from grape.runtime.artifacts import Data, Item, Rollouts
+from grape.runtime import curriculum
+from grape.runtime.artifacts import Completion, Data, Item, Rollouts
 from grape.runtime.context import Context
 from grape.runtime.critics.sampling import completions_of
 
@@ -36,6 +38,42 @@ def start_of(context: Context, count: int) -> int:
     return context.round * count + further
 
 
+def chosen_of(context: Context, items: Sequence[Item]) -> list[Item]:
+    """The prompts of this draw."""
+    settings = context.stage.settings
+    count, seed, how = settings["prompts"], settings["seed"], settings["curriculum"]
+    if how is None:
+        return drawn(items, count, seed, start_of(context, count))
+    key, skip = f"{seed}/{context.round}", context.attempt * count
+    if how["kind"] == "by_column":
+        progress = context.round / max(1, context.rounds - 1)
+        return curriculum.by_column(items, how, count, progress, key, skip)
+    return curriculum.by_rate(items, how, rates_of(context), count, key, skip)
+
+
+def rates_of(context: Context) -> curriculum.Rates:
+    """What was measured of each prompt so far; it lies in the stage's memory."""
+    memory = context.state.setdefault("memory", {})
+    rates: curriculum.Rates = memory.setdefault("rates", {})
+    return rates
+
+
+def of_sizes(
+    model: Any, items: Sequence[Item], sizes: Sequence[int], how: dict[str, Any]
+) -> Rollouts:
+    """So many completions of each item, in the order of the items."""
+    parts: list[Rollouts] = []
+    rows: list[Completion] = []
+    for size in sorted(set(sizes)):
+        places = [place for place, wanted in enumerate(sizes) if wanted == size]
+        some = [items[place] for place in places]
+        parts.append(completions_of(model, some, **{**how, "group": size}))
+        rows += [replace(row, group=places[row.group]) for row in parts[-1].rows]
+    rows.sort(key=lambda row: row.group)
+    sampling = {**parts[0].sampling, "group": how["group"]}
+    return replace(parts[0], rows=rows, sampling=sampling)
+
+
 def grown(
     model: Any, items: Sequence[Item], sampler: dict[str, Any], how: dict[str, Any]
 ) -> Rollouts:
@@ -60,7 +98,7 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
     items = data.view(context.stage.inputs["prompts"].view)
     seed = settings["seed"]
     count = settings["prompts"]
-    chosen = list(items) if count is None else drawn(items, count, seed, start_of(context, count))
+    chosen = list(items) if count is None else chosen_of(context, items)
     if context.attempt:
         seed = derived(seed, context.attempt)
 
@@ -72,8 +110,12 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
         for name in ("group", "temperature", "top_p", "max_tokens", "stop", "rows", "compact")
     }
     how |= {"seed": seed, "round": context.round, "emit": emit}
+    least = (settings["curriculum"] or {}).get("least")
     if settings["sampler"]:
         rollouts = grown(model, chosen, settings["sampler"], how)
+    elif least is not None:
+        sizes = curriculum.budget(chosen, least, settings["group"], rates_of(context))
+        rollouts = of_sizes(model, chosen, sizes, how)
     else:
         rollouts = completions_of(model, chosen, **how)
     rollouts.environment = data.environment

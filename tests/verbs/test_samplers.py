@@ -240,3 +240,35 @@ def test_stale_rows_need_a_formula_that_corrects() -> None:
         contracts.check_stale(context, ["", "6", "5"], 7)
     corrected = stage.model_copy(update={"formula": {"needs": ["behavior_logp"]}})
     contracts.check_stale(replace(context, stage=corrected), ["6"], 7)
+
+
+CURRICULUM = """  repeat 3 with policy = base {
+    stage tries = sample(policy, sums) {
+      prompts = 4
+      group = 4
+      max_tokens = 6
+      curriculum = by_rate(between = [0.3, 0.7], explore = 0, least = 2)
+    }
+    stage scored = score(tries, within(6, unit = "characters"))
+    next policy = train(policy, scored) { algorithm = grpo(), lr = 1e-3, checkpoint = 1ms }
+  }
+"""
+
+
+def test_a_curriculum_by_rate_goes_on_with_the_same_bytes(tmp_path: Path) -> None:
+    whole = Running(tmp_path / "whole", "grpo", CURRICULUM)
+    whole.go()
+    parted = Running(tmp_path / "parted", "grpo", CURRICULUM)
+    learned = {update["reward_mean"] for update in whole.metrics("next")}
+    assert len(learned) > 1
+
+    def cut(event: dict[str, Any]) -> None:
+        if event.get("unit") == "rounds" and event["done"] == 2:
+            raise Cut
+
+    parted.emit = cut
+    with pytest.raises(Cut):
+        parted.go()
+    parted.emit = parted.events.append
+    parted.go()
+    assert parted.weights() == whole.weights()

@@ -32,7 +32,7 @@ from grape.compiler.settings import check_settings
 from grape.compiler.types import ArtifactType, usable_as, way_from
 from grape.compiler.verb import Port, Verb
 from grape.compiler.verbs import KEYWORDS, VERBS, verb
-from grape.compiler.verbs.sample import Tree
+from grape.compiler.verbs.sample import Tree, Vine
 from grape.dsl import ast
 from grape.dsl.findings import Label
 from grape.dsl.source import Span
@@ -299,16 +299,21 @@ def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, place
 def _leaves(settings: dict[str, Any], given: frozenset[str], inputs: Inputs, node: ast.Node) -> int:
     """The completions of a prompt under a sampler of its own. Raises `Refused`."""
     found, arg = inputs["model"]
+    kind = settings["sampler"]["kind"]
+    sampler = (Tree if kind == "tree" else Vine)(**settings["sampler"])
     if found.type.served:
-        message = f"`{found.name}` is a served model, and a tree goes on from tokens inside"
+        message = f"`{found.name}` is a served model, and a {kind} goes on from tokens inside"
         refuse("G250", message, arg.span, labels=(Label(found.made_at, "made here"),))
-    leaves = Tree(**settings["sampler"]).leaves
+    spans = {setting.name.name: setting.span for setting in node.settings}
     if "group" in given:
-        span = next(setting.span for setting in node.settings if setting.name.name == "group")
-        message = f"the tree says how many completions a prompt has: {leaves}"
-        hint = "leave `group` out: roots × (1 + rounds × expand × width)"
-        refuse("G273", message, span, hint=hint)
-    return leaves
+        message = f"the {kind} says how many completions a prompt has: {sampler.leaves}"
+        rule = {"tree": "roots × (1 + rounds × expand × width)", "vine": "roots × states × width"}
+        refuse("G273", message, spans["group"], hint=f"leave `group` out: {rule[kind]}")
+    if isinstance(sampler, Vine) and sampler.width % sampler.set_size:
+        message = f"{sampler.width} continuations make no whole sets of {sampler.set_size}"
+        hint = "`width` is a multiple of `set_size`"
+        refuse("G279", message, spans["sampler"], hint=hint)
+    return sampler.leaves
 
 
 def _check_keep(stage: Stage, inputs: Inputs, span: Span) -> None:

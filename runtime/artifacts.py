@@ -137,8 +137,8 @@ class Completion:
     """Further quantities of the whole completion, by the name that a formula reads; `tree` and
     `set` number the parts of its group that it belongs to."""
     path: list[list[int]] = field(default_factory=list)
-    """Its steps, each the number of a node in its group and of the node's tokens: equal nodes of
-    two completions are the same tokens."""
+    """Its steps, each the number of a node in its group and of the node's tokens; in a tree,
+    equal nodes of two completions are the same tokens."""
     steps: dict[str, list[float]] = field(default_factory=dict)
     """Quantities with one number for each step of the path."""
     weights: str = ""
@@ -175,7 +175,7 @@ class Rollouts:
     weights: str = ""
     environment: dict[str, Any] | None = None
     companions: list[Completion] = field(default_factory=list)
-    """The greedy completion of each prompt, with its group: a baseline, never learned from."""
+    """The greedy completion of each prompt: a baseline, never learned from."""
 
     def save(self, folder: Path) -> None:
         write_lines(folder / "rollouts.jsonl", (asdict(row) for row in self.rows))

@@ -79,9 +79,8 @@ def _impossible(stage: Stage) -> tuple[str, str] | None:
         what = f"`least = {least}` is more than `group = {group}`, which is the mean"
         return what, "lower `least`, or raise `group`"
     if least is not None and stage.settings["sampler"]:
-        return "a tree has as many leaves for every prompt, and `least` wants other numbers", (
-            "leave `least` or the tree out"
-        )
+        what = "a sampler of its own has as many completions of every prompt; `least` wants others"
+        return what, "leave `least` or `sampler` out"
     return None
 
 

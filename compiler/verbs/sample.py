@@ -35,6 +35,28 @@ class Tree(Settings):
         return self.roots * (1 + self.rounds * self.expand * self.width)
 
 
+class Vine(Settings):
+    """`sampler = vine(…)`: many continuations of the same states, compared in sets."""
+
+    kind: Literal["vine"] = "vine"
+    """Which sampler."""
+    roots: Count = 1
+    """Rollouts of each prompt whose states are gone on from; they are not learned from."""
+    states: Count = 2
+    """Places in each of them."""
+    width: Count = 8
+    """Continuations of a place: a group."""
+    set_size: Count = 4
+    """Continuations of a place that are judged together, as a set."""
+    branch: Literal["random", "entropy"] = "random"
+    """Which places: any, or the tokens that were the least likely."""
+
+    @property
+    def leaves(self) -> int:
+        """Completions of each prompt."""
+        return self.roots * self.states * self.width
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -82,7 +104,7 @@ class SampleSettings(Settings):
     """Sample from the likeliest tokens that hold this share of the probability."""
     stop: list[str] = Field(default=[])
     """Texts that end a completion."""
-    sampler: Tree | None = None
+    sampler: Tree | Vine | None = None
     """How the completions of a prompt come about; none: each by itself."""
     curriculum: ByColumn | ByRate | None = None
     """Which prompts are drawn in a round; none: all of them in turn, in passes."""
@@ -98,11 +120,16 @@ class SampleSettings(Settings):
     """Of the choice of prompts and of every token."""
 
 
+_OF_TREE = {"tree", "step", "node_value", "parent_value", "leaves"}
+_OF_VINE = {"set", "step", "diversity"}
+
+
 def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:
     columns = inputs["prompts"].columns & {"prompt", "answer", "environment"}
     adds = frozenset({"greedy_reward"} if settings["greedy"] else ())
     if settings["sampler"]:
-        adds |= {"tree", "step", "node_value", "parent_value", "leaves"}
+        vine = isinstance(settings["sampler"], dict) and settings["sampler"]["kind"] == "vine"
+        adds |= _OF_VINE if vine else _OF_TREE
     return ArtifactType("Rollouts", columns=columns, served=inputs["model"].served, adds=adds)
 
 

@@ -18,7 +18,7 @@ from grape.runtime.core.rollout import Begun, generate_for, names_of
 
 
 @dataclass(slots=True)
-class _Leaf:
+class Leaf:
     """A completion; with a parent, its tokens before `at` are the parent's."""
 
     row: Completion
@@ -39,17 +39,17 @@ def grow(
     in the order in which they were drawn."""
     roots, names = sampler["roots"], names_of(items)
     first = generate_for(policy, items, **{**how, "group": roots})
-    forest: list[list[_Leaf]] = [[] for _ in items]
+    forest: list[list[Leaf]] = [[] for _ in items]
     for number, row in enumerate(first.rows):
-        forest[row.group].append(_Leaf(row, number % roots))
+        forest[row.group].append(Leaf(row, number % roots))
     for turn in range(sampler["rounds"]):
         found: list[tuple[int, Point]] = []
         begun: list[Begun] = []
         for item, leaves in enumerate(forest):
             for tree in range(roots):
                 key = f"{names[item]}/{tree}/{turn}"
-                points = _points(leaves, tree, sampler, f"{how['seed']}/{how['round']}/{key}")
-                for place, (leaf, at) in enumerate(points):
+                places = points(leaves, tree, sampler, f"{how['seed']}/{how['round']}/{key}")
+                for place, (leaf, at) in enumerate(places):
                     row = leaves[leaf].row
                     begun.append(Begun(f"{key}/{place}", row.ids[:at], row.logps[:at]))
                     found.append((item, (leaf, at)))
@@ -62,7 +62,7 @@ def grow(
         for row in more.rows:
             item, (leaf, at) = found[row.group]
             tree = forest[item][leaf].tree
-            forest[item].append(_Leaf(replace(row, group=item), tree, leaf, at))
+            forest[item].append(Leaf(replace(row, group=item), tree, leaf, at))
     rows = [row for leaves in forest for row in _with_paths(leaves)]
     group = len(forest[0]) if forest else 0
     return replace(
@@ -70,7 +70,7 @@ def grow(
     )
 
 
-def _points(leaves: Sequence[_Leaf], tree: int, sampler: dict[str, Any], key: str) -> list[Point]:
+def points(leaves: Sequence[Leaf], tree: int, sampler: dict[str, Any], key: str) -> list[Point]:
     """Where a tree branches next: tokens that were drawn in it, neither the first nor the last of a
     completion, and no place twice, as long as there are others."""
     used = {(leaf.parent, leaf.at) for leaf in leaves if leaf.parent is not None}
@@ -90,7 +90,7 @@ def _points(leaves: Sequence[_Leaf], tree: int, sampler: dict[str, Any], key: st
     return [found[number % len(found)] for number in range(sampler["expand"])]
 
 
-def _with_paths(leaves: Sequence[_Leaf]) -> list[Completion]:
+def _with_paths(leaves: Sequence[Leaf]) -> list[Completion]:
     """The leaves of a prompt with their trees and nodes; a node ends where others branch off."""
     cuts: list[set[int]] = [{leaf.at} for leaf in leaves]
     for leaf in leaves:

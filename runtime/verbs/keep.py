@@ -96,6 +96,8 @@ def _filled(context: Context, kept: Rollouts, first: Rollouts) -> tuple[Rollouts
             "ask for less in `where`, raise `max_tries`, or draw more prompts each time; where "
             "all rewards are equal the task may be too hard or too easy",
         )
+    chosen = set(found[:wanted])
+    left = [row for row in rows if row.group in chosen]
     context.emit(
         {
             "event": "metrics",
@@ -103,13 +105,12 @@ def _filled(context: Context, kept: Rollouts, first: Rollouts) -> tuple[Rollouts
             "round": context.round,
             "update": context.round,
             "seconds": perf_counter() - start,
-            "tokens": sum(len(row.ids) for row in rows),
+            "tokens": sum(len(row.ids) for row in left),
             "tries": attempt,
             "kept": len(rows) / looked,
         }
     )
-    chosen = set(found[:wanted])
-    return replace(kept, rows=[row for row in rows if row.group in chosen]), looked
+    return replace(kept, rows=left), looked
 
 
 def _with_earlier(context: Context, kept: Rollouts) -> Rollouts:

@@ -77,7 +77,11 @@ def of_sizes(
 def grown(
     model: Any, items: Sequence[Item], sampler: dict[str, Any], how: dict[str, Any]
 ) -> Rollouts:
-    """Completions as the leaves of trees."""
+    """Completions that begin with parts of others: leaves of trees, or continuations of states."""
+    if sampler["kind"] == "vine":
+        from grape.runtime.core.vines import continued
+
+        return continued(model, items, sampler, how)
     from grape.runtime.core.trees import grow
 
     return grow(model, items, sampler, how)

@@ -23,7 +23,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
     scored = with_rewards(context, rollouts, inputs)
     if rollouts.companions:
         scored = _with_baseline(context, scored, inputs)
-    if any(row.path for row in scored.rows):
+    if any("tree" in row.added for row in scored.rows):
         scored = replace(scored, rows=node_values(scored.rows))
     metrics = reward_metrics(scored)
     if metrics:
@@ -49,10 +49,10 @@ def _with_baseline(context: Context, scored: Rollouts, inputs: dict[str, Any]) -
     aside = replace(context, state=deepcopy(context.state))
     alone = replace(scored, rows=scored.companions)
     companions = with_rewards(aside, alone, inputs).rows
-    found = {row.group: row.reward for row in companions}
+    found = {row.item: row.reward for row in companions}
     rows = []
     for row in scored.rows:
-        baseline = found.get(row.group)
+        baseline = found.get(row.item)
         if baseline is None:
             raise StageError(
                 f"`{context.stage.name}`: the greedy completion of item {row.item} has no reward",

@@ -18,6 +18,7 @@ from grape.runtime.core.models import Policy
 from grape.runtime.core.packing import Example
 from grape.runtime.core.step import Cutting, gradient, layout_of, logprobs
 from grape.runtime.core.trees import grow
+from grape.runtime.core.vines import continued
 from grape.runtime.formula import compile_formula
 from grape.runtime.nodes import node_values
 
@@ -149,3 +150,39 @@ def test_a_step_is_the_formula_on_the_whole_batch(policy: Policy, name: str) -> 
     assert abs(wanted) > 1e-6
     layout = layout_of(algo.formula, examples)
     assert layout.num_groups == 2 and layout.size(Level.SEQUENCE) == 22
+
+
+VINE = {"roots": 2, "states": 2, "width": 4, "set_size": 2, "branch": "random"}
+
+
+def vine(policy: Policy, items: list[Item], **shape: Any) -> list[Completion]:
+    how = {
+        "temperature": 1.0, "top_p": 1.0, "max_tokens": 9, "stop": [], "seed": 5, "round": 1,
+        "rows": 16, "emit": lambda event: None,
+    }  # fmt: skip
+    return continued(policy, items, {**VINE, **shape}, how).rows
+
+
+@pytest.mark.parametrize("branch", ["random", "entropy"])
+def test_a_vine_goes_on_from_states(policy: Policy, branch: str) -> None:
+    """A group is one state: its tokens are prompt, and only what was drawn after it is learned."""
+    rows = vine(policy, ITEMS, branch=branch)
+    assert len(rows) == 3 * 2 * 2 * 4
+    for number in range(12):
+        group = [row for row in rows if row.group == number]
+        assert len({tuple(row.prompt_ids) for row in group}) == 1
+        assert [row.added["set"] for row in group] == [0, 0, 1, 1]
+        for members in (group[:2], group[2:]):
+            share = len({row.text for row in members}) / 2
+            assert [row.added["diversity"] for row in members] == [share, share]
+        item = ITEMS[number // 4]
+        own = policy.tokenizer(item.prompt).input_ids
+        assert group[0].prompt_ids[: len(own)] == own and len(group[0].prompt_ids) > len(own)
+        assert all(len(row.ids) + len(row.prompt_ids) <= len(own) + 9 for row in group)
+        assert all(len(row.numbered_steps()) == len(row.ids) for row in group)
+    examples = [Example(tuple(row.prompt_ids), tuple(row.ids), row.group) for row in rows]
+    now = logprobs(policy, examples, Cutting())
+    recorded = torch.tensor([logp for row in rows for logp in row.logps], dtype=now.dtype)
+    torch.testing.assert_close(now, recorded, rtol=0, atol=1e-9)
+    alone = vine(policy, ITEMS[1:2], branch=branch)
+    assert [row.ids for row in alone] == [row.ids for row in rows[16:32]]

@@ -33,6 +33,13 @@ algorithm corrected() on Rollouts {{
   maximize mean(ratio * advantage per batch)
 }}
 
+algorithm sets() on Rollouts {{
+  let quality = mean(reward per set) * mean(diversity per set)
+  let advantage = if step_index < 2 then quality - mean(quality per group) else 0
+  log widest = max(abs(advantage) per batch)
+  maximize mean(advantage * logp per batch)
+}}
+
 pipeline p() {{
   data sums = jsonl("sums.jsonl") {{ prompt = "{{a}} + {{b}} =", answer = "{{sum}}" }}
   model base = fresh("llama", sums) {{ layers = 1, hidden = 32, heads = 2, context = 64 }}
@@ -272,3 +279,23 @@ def test_a_curriculum_by_rate_goes_on_with_the_same_bytes(tmp_path: Path) -> Non
     parted.emit = parted.events.append
     parted.go()
     assert parted.weights() == whole.weights()
+
+
+def test_sets_of_a_vine_train(tmp_path: Path) -> None:
+    run = Running(
+        tmp_path,
+        "grpo",
+        """  stage tries = sample(base, sums) {
+    prompts = 4
+    max_tokens = 8
+    sampler = vine(states = 2, width = 6, set_size = 3)
+  }
+  stage scored = score(tries, within(7, unit = "characters"))
+  stage policy = train(base, scored) { algorithm = sets(), lr = 1e-3 }
+""",
+    )
+    run.go()
+    scored = run.rollouts("scored")
+    assert len({row.group for row in scored.rows}) == 8 and len(scored.rows) == 48
+    told = run.metrics("policy")[0]
+    assert told["grad_norm"] > 0 and told["widest"] > 0

@@ -58,7 +58,7 @@ def by_rate(
     """`count` items whose success rate lies in the band or was never measured; a share `explore`,
     and what is missing, from the others, those nearest to the band first. The `skip` that the round
     has drawn come last."""
-    low, high = how["between"]
+    low, high = map(float, how["between"])
     order = shuffled(items, key)
 
     def apart(item: Item) -> float:

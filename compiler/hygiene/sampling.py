@@ -62,7 +62,8 @@ def _curriculum(scope: Scope, declared: ast.PipelineDecl) -> Iterator[Finding]:
 
 
 def _scored(stage: Stage, repeat: Stage) -> bool:
-    edges = (input_of(inner, "rollouts") for inner in repeat.body if inner.verb == "score")
+    judges = [inner for inner in repeat.body if inner.verb == "score" and inner.every is None]
+    edges = (input_of(inner, "rollouts") for inner in judges)
     return any(edge is not None and edge.source == stage.name for edge in edges)
 
 

@@ -138,6 +138,6 @@ VERB = Verb(
     "stage",
     SampleSettings,
     _type,
-    "1",
+    "2",
     ports=(Port("model", "Model", served=True), Port("prompts", "Prompts")),
 )

@@ -37,16 +37,30 @@ def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
     `max_tries` attempts leave fewer prompts than `prompts`."""
     rollouts: Rollouts = inputs["rollouts"]
     settings = context.stage.settings
+    start, told = perf_counter(), dict[str, float]()
     kept = _selected(context, rollouts)
     seen = len(rollouts.rows)
     if settings.get("prompts") is not None:
-        kept, seen = _filled(context, kept, rollouts)
+        kept, seen = _filled(context, kept, rollouts, told)
     if settings.get("replay") is not None:
-        kept = _with_earlier(context, kept)
-        seen += len(kept.rows)
+        fresh = len(kept.rows)
+        kept = _with_earlier(context, kept, told)
+        seen += len(kept.rows) - fresh
     if settings.get("count") is not None:
         kept = replace(kept, rows=_varied(kept.rows, settings["count"]))
     rows = kept.rows
+    if told:
+        context.emit(
+            {
+                "event": "metrics",
+                "stage": context.stage.name,
+                "round": context.round,
+                "update": context.round,
+                "seconds": perf_counter() - start,
+                "tokens": sum(len(row.ids) for row in rows),
+                **told,
+            }
+        )
     if not rows:
         why = f"`where` holds for none of {seen} completions"
         none_left(context, why if seen else "there are no completions to choose from")
@@ -72,12 +86,13 @@ def _selected(context: Context, rollouts: Rollouts) -> Rollouts:
     return replace(rollouts, rows=rows)
 
 
-def _filled(context: Context, kept: Rollouts, first: Rollouts) -> tuple[Rollouts, int]:
+def _filled(
+    context: Context, kept: Rollouts, first: Rollouts, told: dict[str, float]
+) -> tuple[Rollouts, int]:
     """Rollouts of exactly `prompts` prompts, the earliest drawn; and how many completions were
     looked at. Sampling more is up to `context.more`."""
     wanted, limit = context.stage.settings["prompts"], context.stage.settings["max_tries"]
     assert context.more is not None, "the checker lets this into a repeat only"
-    start = perf_counter()
     rows, attempt = list(kept.rows), 1
     looked, following = len(first.rows), _groups_after(first.rows)
     while len(by_group(rows)) < wanted and attempt < limit:
@@ -98,22 +113,11 @@ def _filled(context: Context, kept: Rollouts, first: Rollouts) -> tuple[Rollouts
         )
     chosen = set(found[:wanted])
     left = [row for row in rows if row.group in chosen]
-    context.emit(
-        {
-            "event": "metrics",
-            "stage": context.stage.name,
-            "round": context.round,
-            "update": context.round,
-            "seconds": perf_counter() - start,
-            "tokens": sum(len(row.ids) for row in left),
-            "tries": attempt,
-            "kept": len(rows) / looked,
-        }
-    )
+    told |= {"tries": attempt, "kept": len(rows) / looked}
     return replace(kept, rows=left), looked
 
 
-def _with_earlier(context: Context, kept: Rollouts) -> Rollouts:
+def _with_earlier(context: Context, kept: Rollouts, told: dict[str, float]) -> Rollouts:
     """What was kept before comes after what is kept now, in groups of its own. The rounds before
     lie in the stage's memory, and so in checkpoints."""
     memory = context.state.setdefault("memory", {})
@@ -127,19 +131,11 @@ def _with_earlier(context: Context, kept: Rollouts) -> Rollouts:
     del rounds[: -context.stage.settings["replay"]]
     if rows and kept.weights.isdecimal():  # a served model counts no updates
         ages = [int(kept.weights) - int(row.weights or kept.weights) for row in rows]
-        context.emit(
-            {
-                "event": "metrics",
-                "stage": context.stage.name,
-                "round": context.round,
-                "update": context.round,
-                "seconds": 0.0,
-                "tokens": sum(len(row.ids) for row in rows),
-                "replayed": 1 - len(kept.rows) / len(rows),
-                "staleness": fmean(ages),
-                "staleness_max": max(ages),
-            }
-        )
+        told |= {
+            "replayed": 1 - len(kept.rows) / len(rows),
+            "staleness": fmean(ages),
+            "staleness_max": max(ages),
+        }
     return replace(kept, rows=rows)
 
 

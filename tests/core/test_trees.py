@@ -119,8 +119,14 @@ def test_a_step_is_the_formula_on_the_whole_batch(policy: Policy, name: str) -> 
     examples = of_rollouts(data, algo.formula.needs)
     how = Cutting(budget=64)
     given = {name: 0.9 * logprobs(policy, examples, how) for name in ("old_logp", "ref_logp")}
-    step = gradient(policy, compile_formula(algo.formula), examples, given=given, how=how)
-    policy.model.zero_grad()
+    found = []
+    for budget in (1, 64, 10**6):
+        cut = Cutting(budget=budget)
+        step = gradient(policy, compile_formula(algo.formula), examples, given=given, how=cut)
+        found.append([weight.grad.clone() for weight in policy.model.parameters()])
+        policy.model.zero_grad()
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=1e-9)
     size = max(len(row.ids) for row in data.rows)
 
     def padded(rows: list[list[float]]) -> torch.Tensor:

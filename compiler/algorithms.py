@@ -81,19 +81,52 @@ def _trainable(formula: Formula, span: Span) -> None:
 
 def untrained(formula: Formula) -> list[str]:
     """What of a formula `train` does not supply yet, each in the reader's words."""
-    from grape.compiler.formula.quantities import TRAINED
+    from grape.compiler.formula.quantities import SAMPLED, TRAINED
     from grape.compiler.formula.vocabulary import Uncut, split
 
     lacking = sorted(
-        name for name in formula.needs if name.partition(".")[0] not in (*TRAINED, "reward")
+        name
+        for name in formula.needs
+        if name.partition(".")[0] not in (*TRAINED, *SAMPLED, "reward")
     )
     what = [f"`{name}`" for name in lacking]
     try:
         split(formula)
     except Uncut as reason:
         what.append(str(reason))
-    what += [f"the level `{level}`" for level in sorted(formula.index_sets)]
+    what += [f"the level `{level}`" for level in sorted(formula.index_sets - SAMPLED.keys())]
     return what
+
+
+def check_sampled(formula: Formula, adds: frozenset[str], span: Span) -> None:
+    """Refuse a formula that reads what the sampler behind its data does not bring. Raises
+    `Refused`."""
+    from grape.compiler.formula.quantities import SAMPLED
+
+    lacking = sorted(((formula.needs | formula.index_sets) & SAMPLED.keys()) - adds)
+    if lacking:
+        message = f"`{formula.name}` reads `{lacking[0]}`, which its rollouts do not bring"
+        refuse("G270", message, span, hint=SAMPLED[lacking[0]])
+
+
+def check_known(formula: Formula, adds: frozenset[str], span: Span) -> None:
+    """Refuse a `where` that reads what is not known before training. Raises `Refused`."""
+    from grape.compiler.formula.levels import Level, covers
+    from grape.compiler.formula.quantities import BEFORE_TRAINING
+
+    check_sampled(formula, adds, span)
+    known = BEFORE_TRAINING | adds | {"step_index"}
+    lacking = sorted(name for name in formula.needs if name.partition(".")[0] not in known)
+    levels = sorted(f"{level}" for level in formula.index_sets - adds)
+    if lacking or levels:
+        name = [*lacking, *levels][0]
+        message = f"`where` reads `{name}`, which nobody knows before training"
+        hint = "it may read the reward and its parts, `length`, `truncated` and `behavior_logp`"
+        refuse("G274", message, span, hint=hint)
+    level = formula.terms[formula.objective].level
+    if not covers(Level.SEQUENCE, level):
+        message = f"`where` decides about whole completions, and this is one per {level}"
+        refuse("G302", message, span, hint="reduce it first: `any(… per sequence)`")
 
 
 def goes_through_parts(declaration: ast.AlgorithmDecl) -> bool:

@@ -30,6 +30,11 @@ NEUTRAL: dict[str, frozenset[str]] = {
     "evaluate": DECODED | {"calls_per_minute"},
 }
 """By verb: settings that change how work is done and not what comes out."""
+ADDED: dict[str, dict[str, Any]] = {
+    "sample": {"greedy": False, "sampler": None, "curriculum": None},
+    "keep": {"top": None, "prompts": None, "max_tries": 10, "replay": None, "count": None},
+}
+"""By verb: settings that came later. Left at these values, a stage keeps the key that it had."""
 
 
 def digest(document: object) -> str:
@@ -132,6 +137,8 @@ def _relevant(stage: Stage) -> dict[str, Any]:
         neutral |= {"timeout", "retries"}
     if stage.settings.get("token", "") is None:
         neutral |= {"token"}  # data and models that need none keep the keys that they had
+    added = ADDED.get(stage.verb, {})
+    neutral |= {name for name, value in added.items() if stage.settings.get(name) == value}
     return {name: value for name, value in stage.settings.items() if name not in neutral}
 
 

@@ -159,14 +159,16 @@ def _estimates(
 
 def family_of(stage: typed.Stage, document: Mapping[str, Any]) -> str:
     """The key of a repeat but for its number of rounds; empty where more rounds are not simply
-    some more: a schedule, a warm-up or `progress` depends on how many there are in all, and an
-    `until` may have ended them."""
+    some more: a schedule, a warm-up, `progress` or an order by a column depends on how many there
+    are in all, and an `until` may have ended them."""
     settings = dict(document["settings"])
     settings.pop("rounds", None)
     if stage.verb != "repeat" or stage.until or any(settings.values()):
         return ""
     for inner in stage.body:
         if inner.formula is not None and "progress" in inner.formula.needs:
+            return ""
+        if (inner.settings.get("curriculum") or {}).get("kind") == "by_column":
             return ""
         if inner.verb == "train" and (
             inner.settings.get("schedule", "constant") != "constant"

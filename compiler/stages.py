@@ -10,7 +10,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from grape.compiler.algorithms import condition_of, declaration_of, formula_of
+from grape.compiler.algorithms import (
+    check_known,
+    check_sampled,
+    condition_of,
+    declaration_of,
+    formula_of,
+)
 from grape.compiler.combine import Confidence
 from grape.compiler.constants import Value, evaluate, origin
 from grape.compiler.copies import fill_path
@@ -26,6 +32,7 @@ from grape.compiler.settings import check_settings
 from grape.compiler.types import ArtifactType, usable_as, way_from
 from grape.compiler.verb import Port, Verb
 from grape.compiler.verbs import KEYWORDS, VERBS, verb
+from grape.compiler.verbs.sample import Tree, Vine
 from grape.dsl import ast
 from grape.dsl.findings import Label
 from grape.dsl.source import Span
@@ -52,6 +59,8 @@ def build_stage(node: ast.Node, declared: Declared) -> Stage:
     )
     if made.options:
         settings["options"] = options
+    if made.name == "sample" and settings["sampler"]:
+        settings["group"] = _leaves(settings, given, inputs, node)
     if made.name == "export":
         settings["path"] = fill_path(settings["path"], place.values, call.span)
     types = {port: found.type for port, (found, _) in inputs.items()}
@@ -71,8 +80,10 @@ def build_stage(node: ast.Node, declared: Declared) -> Stage:
     if made.name == "merge":
         stage = check_merge(stage, node, [found for found, _ in inputs.values()], place)
     stage = _with_reward(stage, reward, call, types, place)
-    for name in sorted(made.required):
+    for name in sorted(made.special):
         stage = _with_special(name, stage, node, inputs, place)
+    if made.name == "keep":
+        _check_keep(stage, inputs, call.span)
     return stage
 
 
@@ -298,13 +309,15 @@ def _with_rubric(
 
 def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, place: Place) -> Stage:
     setting = next((s for s in node.settings if s.name.name == name), None)
+    if setting is None and name not in verb(stage.verb).required:
+        return stage
     if setting is None:
-        example = {"algorithm": "sft()", "where": "std(reward per group) > 0"}[name]
         message = f"`{stage.verb}` needs `{name}`"
-        refuse("G209", message, node.call.span, hint=f"write `{{ {name} = {example} }}`")
+        refuse("G209", message, node.call.span, hint=f"write `{{ {name} = sft() }}`")
     if name == "where":
         made = inputs["rollouts"][0].type
         formula = condition_of(setting.value, made.parts, place.region.pipeline.findings)
+        check_known(formula, made.adds, setting.span)
         if "reward" in formula.needs and not made.scored:
             message = "`where` reads the reward, and these rollouts have none yet"
             refuse("G201", message, setting.span, hint="score them first")
@@ -314,6 +327,37 @@ def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, place
             refuse("G251", message, setting.span, hint="a reward can count words: `within(…)`")
         return replace(stage, formula=formula)
     return _trained(stage, setting, inputs, place)
+
+
+def _leaves(settings: dict[str, Any], given: frozenset[str], inputs: Inputs, node: ast.Node) -> int:
+    """The completions of a prompt under a sampler of its own. Raises `Refused`."""
+    found, arg = inputs["model"]
+    kind = settings["sampler"]["kind"]
+    sampler = (Tree if kind == "tree" else Vine)(**settings["sampler"])
+    if found.type.served:
+        message = f"`{found.name}` is a served model, and a {kind} goes on from tokens inside"
+        refuse("G250", message, arg.span, labels=(Label(found.made_at, "made here"),))
+    spans = {setting.name.name: setting.span for setting in node.settings}
+    if "group" in given:
+        message = f"the {kind} says how many completions a prompt has: {sampler.leaves}"
+        rule = {"tree": "roots × (1 + rounds × expand × width)", "vine": "roots × states × width"}
+        refuse("G273", message, spans["group"], hint=f"leave `group` out: {rule[kind]}")
+    if isinstance(sampler, Vine) and sampler.width % sampler.set_size:
+        message = f"{sampler.width} continuations make no whole sets of {sampler.set_size}"
+        hint = "`width` is a multiple of `set_size`"
+        refuse("G279", message, spans["sampler"], hint=hint)
+    return sampler.leaves
+
+
+def _check_keep(stage: Stage, inputs: Inputs, span: Span) -> None:
+    """Something must be chosen by, and rewards must be there for what compares them."""
+    ranks = [name for name in ("top", "count") if stage.settings[name] is not None]
+    if stage.formula is None and not ranks:
+        message = "`keep` needs `where`, `top` or `count`: by what it keeps"
+        refuse("G209", message, span, hint="write `{ where = std(reward per group) > 0 }`")
+    if ranks and not inputs["rollouts"][0].type.scored:
+        message = f"`{ranks[0]}` compares rewards, and these rollouts have none yet"
+        refuse("G201", message, span, hint="score them first")
 
 
 def _trained(stage: Stage, setting: ast.Setting, inputs: Inputs, place: Place) -> Stage:
@@ -343,6 +387,7 @@ def _trained(stage: Stage, setting: ast.Setting, inputs: Inputs, place: Place) -
     assert isinstance(setting.value, ast.Call)
     findings = place.region.pipeline.findings
     formula = formula_of(setting.value, declaration, place.values, data.type.parts, findings)
+    check_sampled(formula, data.type.adds, setting.value.span)
     settings = stage.settings
     if data.type.name != "Rollouts" and "sequences_per_update" not in stage.given:
         settings = settings | {"sequences_per_update": 16}

@@ -16,7 +16,8 @@ class ArtifactType:
     `scored` tells scored Rollouts from fresh ones; `columns` are the parts that data has
     (`prompt`, `completion`, `chosen`, `rejected`, `answer`, `messages`, `desirable`); `parts` the
     labels of the rewards that scored them; `split` whether data has `.train` and `.test`;
-    `served` a Model without weights here, or Rollouts that such a model wrote: text, no tokens.
+    `served` a Model without weights here, or Rollouts that such a model wrote: text, no tokens;
+    `adds` what the sampler brings to formulas beside the reward: quantities and levels.
     """
 
     name: str
@@ -27,6 +28,7 @@ class ArtifactType:
     served: bool = False
     judges: bool = False
     """A Model with a score head, which `score` takes for a reward."""
+    adds: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return f"scored {self.name}" if self.scored else self.name

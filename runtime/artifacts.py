@@ -136,6 +136,20 @@ class Completion:
     """Under a rubric: the category that judged it."""
     confidences: dict[str, float] = field(default_factory=dict)
     """Under a rubric: how sure each item's score is, 0 … 1; 1 where it was verified."""
+    added: dict[str, float] = field(default_factory=dict)
+    """Further quantities of the whole completion, by the name that a formula reads; `tree` and
+    `set` number the parts of its group that it belongs to."""
+    path: list[list[int]] = field(default_factory=list)
+    """Its steps, each the number of a node in its group and of the node's tokens; in a tree,
+    equal nodes of two completions are the same tokens."""
+    steps: dict[str, list[float]] = field(default_factory=dict)
+    """Quantities with one number for each step of the path."""
+    weights: str = ""
+    """The weights that drew it, where it comes from an earlier round than its rollouts."""
+
+    def numbered_steps(self) -> list[int]:
+        """The step of each token, from 0; [] where the sampler names no steps."""
+        return [number for number, (_, size) in enumerate(self.path) for _ in range(size)]
 
 
 def part_values(rows: Sequence[Completion], part: str) -> list[float]:
@@ -163,9 +177,13 @@ class Rollouts:
     sampling: dict[str, Any]
     weights: str = ""
     environment: dict[str, Any] | None = None
+    companions: list[Completion] = field(default_factory=list)
+    """The greedy completion of each prompt: a baseline, never learned from."""
 
     def save(self, folder: Path) -> None:
         write_lines(folder / "rollouts.jsonl", (asdict(row) for row in self.rows))
+        if self.companions:
+            write_lines(folder / "companions.jsonl", (asdict(row) for row in self.companions))
         header = {
             "sampling": self.sampling,
             "weights": self.weights,
@@ -177,7 +195,9 @@ class Rollouts:
     def load(cls, folder: Path) -> Self:
         header = json.loads((folder / "sampling.json").read_text(encoding="utf-8"))
         rows = [Completion(**row) for row in read_lines(folder / "rollouts.jsonl")]
-        return cls(rows, header["sampling"], header["weights"], header["environment"])
+        beside = folder / "companions.jsonl"
+        greedy = [Completion(**row) for row in read_lines(beside)] if beside.is_file() else []
+        return cls(rows, header["sampling"], header["weights"], header["environment"], greedy)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grape.compiler.plan import PlannedStage
+from grape.runtime.artifacts import Rollouts
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -37,3 +38,7 @@ class Context:
     rounds: int = 1
     state: dict[str, Any] = field(default_factory=dict)
     """What the stage keeps from round to round (an optimizer, a cursor). Empty at first."""
+    attempt: int = 0
+    """How often this round has sampled before, for a selection that is not full yet."""
+    more: Callable[[int], Rollouts] | None = None
+    """In a repeat, for a selection: what attempt number 1, 2, … brings to its input."""

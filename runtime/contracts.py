@@ -61,6 +61,23 @@ def check_weights(context: Context, weights: str, updates: int) -> None:
         )
 
 
+def check_stale(context: Context, versions: Sequence[str], updates: int) -> None:
+    """G971: completions of earlier rounds must be corrected for.
+
+    `versions` names the weights that drew each completion, "" for those of this round."""
+    formula = context.stage.formula
+    old = [version for version in versions if version not in ("", str(updates))]
+    if formula is None or "behavior_logp" in formula["needs"] or not old:
+        return
+    raise broken(
+        context,
+        "G971",
+        f"{len(old)} of {len(versions)} completions were drawn by the weights of earlier updates, "
+        f"the oldest by those of update {min(old, key=int)} of {updates}",
+        "train with a formula that reads `behavior_logp`, or leave `replay` out of `keep`",
+    )
+
+
 def check_targets(context: Context, examples: Sequence[Learned]) -> None:
     """G909: there must be a token to learn from. In a repeat a round may keep nothing."""
     if any(len(example.completion) for example in examples):

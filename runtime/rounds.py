@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
@@ -21,10 +21,13 @@ from grape.compiler.plan import PlannedStage, PlannedUntil, Ref
 from grape.runtime.artifacts import Report, Rollouts
 from grape.runtime.checking import Unknown, report_metric, value_of
 from grape.runtime.context import Context, Emit, file_name
+from grape.runtime.curriculum import measure
 from grape.runtime.store import readable_errors
 from grape.runtime.verbs import run_of
+from grape.runtime.verbs.sample import rates_of
 
 Open = Callable[[Ref], Any]
+More = Callable[[int], Rollouts]
 REPORTS = "reports"
 """The folder of a repeat's artifact with the reports of its rounds: `STAGE/ROUND/`."""
 ENDED = "ended.json"
@@ -78,8 +81,8 @@ class _Rounds:
         self.last = made
         return made[self.region.name]
 
-    def _run(self, stage: PlannedStage, number: int, made: Mapping[str, Any]) -> Any:
-        context = Context(
+    def _context(self, stage: PlannedStage, number: int) -> Context:
+        return Context(
             stage,
             self.project,
             self.work,
@@ -88,10 +91,50 @@ class _Rounds:
             rounds=self.region.settings["rounds"],
             state=self.states.setdefault(stage.name, {}),
         )
+
+    def _more(self, stage: PlannedStage, number: int, made: Mapping[str, Any]) -> More:
+        """For a selection: its samplers and what follows them once more, with other prompts. The
+        metrics of a round are those of its first attempt."""
+        body = {inner.name: inner for inner in self.region.body}
+        chain: list[PlannedStage] = []
+        source = body.get(stage.inputs["rollouts"].stage)
+        while source is not None:
+            chain.append(source)
+            above = source.inputs.get("rollouts")
+            source = body.get(above.stage) if above is not None else None
+
+        def more(attempt: int) -> Rollouts:
+            again = dict(made)
+            for inner in reversed(chain):
+                context = replace(self._context(inner, number), attempt=attempt)
+                context.emit = _only_notes(context.emit)
+                inputs = {port: again[ref.stage] for port, ref in inner.inputs.items()}
+                again[inner.name] = run_of(inner.verb)(context, inputs)
+                self._measure(inner, again[inner.name])
+            found: Rollouts = again[chain[0].name]
+            return found
+
+        return more
+
+    def _measure(self, stage: PlannedStage, made: Any) -> None:
+        """What a reward says about prompts that their sampler chooses by it."""
+        if stage.verb != "score" or stage.every is not None:
+            return
+        body = {inner.name: inner for inner in self.region.body}
+        source = body.get(stage.inputs["rollouts"].stage)
+        how = source.settings.get("curriculum") if source is not None else None
+        if source is not None and how is not None and how["kind"] == "by_rate":
+            measure(rates_of(self._context(source, 0)), how, made.rows)
+
+    def _run(self, stage: PlannedStage, number: int, made: Mapping[str, Any]) -> Any:
+        context = self._context(stage, number)
+        if stage.verb == "keep":
+            context.more = self._more(stage, number, made)
         start = time.monotonic()
         artifact = run_of(stage.verb)(
             context, {port: made[ref.stage] for port, ref in stage.inputs.items()}
         )
+        self._measure(stage, artifact)
         seconds = round(time.monotonic() - start, 3)
         self.emit({"event": "timing", "stage": stage.name, "round": number, "seconds": seconds})
         if isinstance(artifact, Report):
@@ -151,6 +194,14 @@ class _Rounds:
         if not isinstance(value, int | float):
             raise Unknown
         return float(value)
+
+
+def _only_notes(emit: Emit) -> Emit:
+    def told(event: dict[str, Any]) -> None:
+        if event["event"] in ("note", "progress"):
+            emit(event)
+
+    return told
 
 
 def _of_rollouts(test: dict[str, Any], rollouts: Rollouts) -> float:

@@ -23,14 +23,15 @@ def mean_ci95(values: Sequence[float]) -> tuple[float, float, float]:
         raise ValueError("an empty list has no mean")
     mean = fmean(values)
     if all(value in (0, 1) for value in values):
-        return mean, *_wilson(mean, len(values))
+        return mean, *wilson(mean, len(values))
     if len(values) == 1:
         return mean, -inf, inf
     half = _student(0.95, len(values) - 1) * stdev(values) / sqrt(len(values))
     return mean, mean - half, mean + half
 
 
-def _wilson(share: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(share: float, count: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a share of `count`, which need not be whole."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     scale = 1 + z * z / count
     centre = (share + z * z / (2 * count)) / scale

@@ -305,7 +305,8 @@ def _draw(stage: Stage, known: Known) -> Estimate:
     if not known.inside:
         lines.append(memory.allocator(lines))
     moved = 0 if known.inside else model.bytes
-    return Estimate(tuple(lines), work.sampling(model.facts, made), moved, model.facts.parameters)
+    drawn = replace(made, group=made.group + bool(settings.get("greedy")))
+    return Estimate(tuple(lines), work.sampling(model.facts, drawn), moved, model.facts.parameters)
 
 
 def _selected(stage: Stage, known: Known) -> None:

@@ -121,3 +121,17 @@ TRAINED = frozenset(
     ]
 )
 """What `train` can supply; the others are for `evaluate` with tensors of one's own."""
+
+BEFORE_TRAINING = frozenset(
+    ["reward", "length", "truncated", "behavior_logp", "old_logp", "index", "active"]
+)
+"""What `keep` may ask of rollouts, beside what their sampler adds."""
+
+_TREE = "write `sampler = tree(roots = 2, expand = 2)` in the braces of `sample`"
+
+SAMPLED: dict[str, str] = {
+    "greedy_reward": "write `greedy = true` in the braces of `sample`",
+    **dict.fromkeys(("set", "diversity"), "write `sampler = vine()` in the braces of `sample`"),
+    **dict.fromkeys(("step", "tree", "node_value", "parent_value", "leaves"), _TREE),
+}
+"""Quantities and levels that only some samplings bring, and what to write for them."""

@@ -36,6 +36,8 @@ def _updates(scope: Scope, declared: ast.PipelineDecl) -> Iterator[Finding]:
         return
     for sampler in samplers(stage, scope.local):
         group, prompts = sampler.settings["group"], sampler.settings["prompts"]
+        if (sampler.settings["curriculum"] or {}).get("least") is not None:
+            continue  # groups of many sizes
         labels = (Label(setting_span(sampler, declared, "group"), f"groups of {group}"),)
         if size % group and not _thinned(stage, scope):
             message = (

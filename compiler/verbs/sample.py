@@ -10,6 +10,86 @@ from pydantic import Field
 from grape.compiler.types import ArtifactType
 from grape.compiler.verb import Port, Settings, Verb
 
+Count = Annotated[int, Field(ge=1)]
+
+
+class Tree(Settings):
+    """`sampler = tree(…)`: completions that branch off each other, with nodes of shared tokens."""
+
+    kind: Literal["tree"] = "tree"
+    """Which sampler."""
+    roots: Count = 2
+    """Trees of each prompt: completions that begin at the prompt."""
+    rounds: Count = 1
+    """Times that every tree branches."""
+    expand: Count = 2
+    """Places at which a tree branches in a round."""
+    width: Count = 1
+    """Completions that branch off at a place."""
+    branch: Literal["random", "entropy"] = "random"
+    """Where: at any token, or at the tokens that were the least likely."""
+
+    @property
+    def leaves(self) -> int:
+        """Completions of each prompt."""
+        return self.roots * (1 + self.rounds * self.expand * self.width)
+
+
+class Vine(Settings):
+    """`sampler = vine(…)`: many continuations of the same states, compared in sets."""
+
+    kind: Literal["vine"] = "vine"
+    """Which sampler."""
+    roots: Count = 1
+    """Rollouts of each prompt whose states are gone on from; they are not learned from."""
+    states: Count = 2
+    """Places in each of them."""
+    width: Count = 8
+    """Continuations of a place: a group."""
+    set_size: Count = 4
+    """Continuations of a place that are judged together, as a set."""
+    branch: Literal["random", "entropy"] = "random"
+    """Which places: any, or the tokens that were the least likely."""
+
+    @property
+    def leaves(self) -> int:
+        """Completions of each prompt."""
+        return self.roots * self.states * self.width
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ByColumn(Settings):
+    """`curriculum = by_column(…)`: the first prompts by a column, more and more of them."""
+
+    kind: Literal["by_column"] = "by_column"
+    """Which curriculum."""
+    name: str
+    """A column of numbers, such as a difficulty."""
+    start: Share = 0.25
+    """Share of the prompts that the first round draws from; the last one draws from all."""
+    descending: bool = False
+    """Whether the largest come first."""
+
+
+class ByRate(Settings):
+    """`curriculum = by_rate(…)`: prompts that the model gets right now and then."""
+
+    kind: Literal["by_rate"] = "by_rate"
+    """Which curriculum."""
+    between: Annotated[list[Share], Field(min_length=2, max_length=2)] = Field(default=[0.2, 0.8])
+    """Success rates that are wanted; prompts that were never tried are, too."""
+    success: float = 1.0
+    """A completion with at least this reward has succeeded."""
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """What an earlier measurement of a prompt keeps of its weight when it is measured again."""
+    explore: Share = 0.1
+    """Share of each draw that is of the other prompts, so that they are measured again."""
+    least: Count | None = None
+    """Completions that every prompt gets; the rest of prompts × group go where the rate is known
+    least. None: `group` for each."""
+
 
 class SampleSettings(Settings):
     max_tokens: Annotated[int, Field(ge=1)]
@@ -24,6 +104,12 @@ class SampleSettings(Settings):
     """Sample from the likeliest tokens that hold this share of the probability."""
     stop: list[str] = Field(default=[])
     """Texts that end a completion."""
+    sampler: Tree | Vine | None = None
+    """How the completions of a prompt come about; none: each by itself."""
+    curriculum: ByColumn | ByRate | None = None
+    """Which prompts are drawn in a round; none: all of them in turn, in passes."""
+    greedy: bool = False
+    """One more completion of each prompt, the likeliest one: its reward is `greedy_reward`."""
     rows: Annotated[int, Field(ge=1)] = 64
     """Completions decoded side by side; changes time and memory only."""
     compact: bool = True
@@ -34,9 +120,17 @@ class SampleSettings(Settings):
     """Of the choice of prompts and of every token."""
 
 
+_OF_TREE = {"tree", "step", "node_value", "parent_value", "leaves"}
+_OF_VINE = {"set", "step", "diversity"}
+
+
 def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:
     columns = inputs["prompts"].columns & {"prompt", "answer", "environment"}
-    return ArtifactType("Rollouts", columns=columns, served=inputs["model"].served)
+    adds = frozenset({"greedy_reward"} if settings["greedy"] else ())
+    if settings["sampler"]:
+        vine = isinstance(settings["sampler"], dict) and settings["sampler"]["kind"] == "vine"
+        adds |= _OF_VINE if vine else _OF_TREE
+    return ArtifactType("Rollouts", columns=columns, served=inputs["model"].served, adds=adds)
 
 
 VERB = Verb(
@@ -44,6 +138,6 @@ VERB = Verb(
     "stage",
     SampleSettings,
     _type,
-    "1",
+    "2",
     ports=(Port("model", "Model", served=True), Port("prompts", "Prompts")),
 )

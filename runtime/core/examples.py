@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from grape.runtime.artifacts import (
+    Completion,
     Data,
     Demo,
     Demos,
@@ -30,7 +31,7 @@ def examples_of(
     assert context.stage.formula is not None
     learns = context.stage.formula["on"]
     if isinstance(data, Rollouts):
-        found = [[example] for example in _rollouts(data, context.stage.formula["needs"])]
+        found = [[example] for example in of_rollouts(data, context.stage.formula["needs"])]
     elif isinstance(data, Demos):
         found = [[_demo(policy, row, number)] for number, row in enumerate(data.rows)]
     elif isinstance(data, Preferences):
@@ -63,7 +64,8 @@ def _fitting(context: Context, policy: Policy, rows: list[list[Example]]) -> lis
     return kept
 
 
-def _rollouts(data: Rollouts, needs: Iterable[str]) -> list[Example]:
+def of_rollouts(data: Rollouts, needs: Iterable[str]) -> list[Example]:
+    """One example of each row, in their order, with all that is known of it."""
     names = {part for row in data.rows for part in row.parts}
     names |= {name.removeprefix("reward.") for name in needs if name.startswith("reward.")}
     parts = {f"reward.{name}": part_values(data.rows, name) for name in sorted(names)}
@@ -72,15 +74,25 @@ def _rollouts(data: Rollouts, needs: Iterable[str]) -> list[Example]:
             tuple(row.prompt_ids),
             tuple(row.ids),
             row.group,
-            {"behavior_logp": row.logps},
+            {"behavior_logp": row.logps, **_by_token(row)},
             {
                 **({} if row.reward is None else {"reward": row.reward}),
                 "truncated": float(row.truncated),
                 **{name: values[number] for name, values in parts.items()},
+                **row.added,
             },
         )
         for number, row in enumerate(data.rows)
     ]
+
+
+def _by_token(row: Completion) -> dict[str, list[float]]:
+    """The number of each token's step, and what is known of the step."""
+    if not row.path:
+        return {}
+    steps = row.numbered_steps()
+    known = {name: [values[step] for step in steps] for name, values in row.steps.items()}
+    return {"step": [float(step) for step in steps], **known}
 
 
 def _demo(policy: Policy, row: Demo, number: int) -> Example:

@@ -7,7 +7,7 @@ makes room for the next prompt. What a row draws does not depend on the rows bes
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -54,6 +54,16 @@ class _Row:
     done: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The first tokens of a completion that is to be gone on with, and their log-probs; `name`
+    makes its random numbers its own."""
+
+    name: str
+    ids: list[int]
+    logps: list[float]
+
+
 @torch.no_grad()
 def generate_for(
     policy: Policy,
@@ -69,17 +79,20 @@ def generate_for(
     emit: Emit,
     rows: int = ROWS,
     compact: bool = True,
+    begun: Sequence[Begun] = (),
 ) -> Rollouts:
     """`group` completions of each item, in the order of the items; `group` numbers of the result
-    count items from 0. Raises StageError when a prompt leaves no room for `max_tokens`, or for a
-    model whose layers keep more than keys and values."""
+    count items from 0. `begun`, one for each item, is what their completions begin with. Raises
+    StageError when a prompt leaves no room for `max_tokens`, or for a model whose layers keep more
+    than keys and values."""
     how = Sampling(group, temperature, top_p, max_tokens, tuple(stop), seed, round, rows, compact)
     check_served(policy.network)
     prompts = [prompt_ids(policy.tokenizer, item) for item in items]
     _check_room(policy, items, prompts, how.max_tokens)
     was_training = policy.model.training
     policy.model.eval()
-    done = _Decoding(policy, [item.id for item in items], prompts, how, emit).run()
+    begun = begun or [Begun(name, [], []) for name in names_of(items)]
+    done = _Decoding(policy, begun, prompts, how, emit).run()
     policy.model.train(was_training)
     made = [_completion(policy, items[row.item], prompts[row.item], row, how) for row in done]
     sampling = {
@@ -91,6 +104,16 @@ def generate_for(
         "engine": "transformers",
     }
     return Rollouts(made, sampling, str(policy.updates))
+
+
+def names_of(items: Sequence[Item]) -> list[str]:
+    """The items' ids; one that comes again gets a name, and so completions, of its own."""
+    times = Counter[str]()
+    names = []
+    for item in items:
+        names.append(f"{item.id}#{times[item.id]}" if times[item.id] else item.id)
+        times[item.id] += 1
+    return names
 
 
 def _check_room(
@@ -111,19 +134,23 @@ class _Decoding:
     def __init__(
         self,
         policy: Policy,
-        names: list[str],
+        begun: Sequence[Begun],
         prompts: list[list[int]],
         how: Sampling,
         emit: Emit,
     ) -> None:
         self.network = policy.network
         self.device = policy.device
-        self.names, self.prompts, self.how, self.emit = names, prompts, how, emit
+        self.names = [one.name for one in begun]
+        self.prompts = [[*p, *one.ids] for p, one in zip(prompts, begun, strict=True)]
+        self.how, self.emit = how, emit
         self.head, self.after = head_of(self.network)
         self.ends = set(policy.eos_ids)
         self.stops = Stops(policy.tokenizer, how.stop)
         self.rows = [
-            _Row(item, sample) for item in range(len(prompts)) for sample in range(how.group)
+            _Row(item, sample, list(one.ids), list(one.logps))
+            for item, one in enumerate(begun)
+            for sample in range(how.group)
         ]
         self.waiting = deque(range(len(prompts)))
         self.live: list[_Row] = []

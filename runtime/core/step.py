@@ -127,8 +127,35 @@ def values_of(
     return found
 
 
+def layout_of(
+    formula: Formula, examples: Sequence[Example], device: torch.device | str = "cpu"
+) -> Layout:
+    """Who belongs to whom in a batch, with the steps and parts of groups that a formula names."""
+    parts = {
+        level: torch.tensor([int(example.scalars[level]) for example in examples], device=device)
+        for level in SUBGROUPS
+        if level in formula.index_sets
+    }
+    steps = None
+    if Level.STEP in formula.index_sets:
+        of_tokens = [int(step) for example in examples for step in example.tokens["step"]]
+        steps = torch.tensor(of_tokens, device=device)
+    return Layout.from_lengths(
+        [len(example.completion) for example in examples],
+        [example.group for example in examples],
+        formula.on == "Preferences",
+        device,
+        steps=steps,
+        subgroups=parts,
+    )
+
+
 def constants(
-    compiled: Compiled, examples: Sequence[Example], like: Tensor, progress: float
+    compiled: Compiled,
+    examples: Sequence[Example],
+    like: Tensor,
+    progress: float,
+    layout: Layout,
 ) -> dict[str, Tensor]:
     """The constant quantities that the formula needs and the examples hold, as flat tensors."""
     found = {}
@@ -139,40 +166,16 @@ def constants(
         elif level is Level.TOKEN and all(name in example.tokens for example in examples):
             rows = [value for example in examples for value in example.tokens[name]]
             found[name] = like.new_tensor(rows)
-        elif level is Level.STEP and all(name in example.tokens for example in examples):
-            found[name] = like.new_tensor(_per_step(examples, name))
+        elif level is Level.STEP and name in examples[0].tokens:
+            rows = [value for example in examples for value in example.tokens[name]]
+            place = layout.index(Level.TOKEN, Level.STEP)
+            empty = like.new_zeros(layout.size(Level.STEP))
+            found[name] = empty.index_copy(0, place, like.new_tensor(rows))
         elif level is Level.SEQUENCE and name in examples[0].scalars:
             found[name] = like.new_tensor([example.scalars[name] for example in examples])
         elif level is Level.PAIR and name in examples[0].scalars:
             found[name] = like.new_tensor([example.scalars[name] for example in examples[::2]])
     return found
-
-
-def _per_step(examples: Sequence[Example], name: str) -> list[float]:
-    """One number for each step in their order, from what its tokens carry."""
-    found = []
-    for example in examples:
-        steps = dict(zip(example.tokens["step"], example.tokens[name], strict=True))
-        found += [steps[step] for step in sorted(steps)]
-    return found
-
-
-def layout_of(formula: Formula, examples: Sequence[Example], device: torch.device) -> Layout:
-    """The index sets of a batch; steps and parts of a group as far as the formula knows them."""
-    sets = formula.index_sets
-    numbers = [number for example in examples for number in example.tokens.get("step", ())]
-    return Layout.from_lengths(
-        [len(example.completion) for example in examples],
-        [example.group for example in examples],
-        formula.on == "Preferences",
-        device,
-        steps=torch.tensor(numbers, device=device) if "step" in sets else None,
-        subgroups={
-            level: torch.tensor([one.scalars[level.value] for one in examples], device=device)
-            for level in SUBGROUPS
-            if level.value in sets
-        },
-    )
 
 
 def gradient(
@@ -226,13 +229,14 @@ class Stepping:
         wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
         like = parameter.new_zeros(0, dtype=wide)
         kept = {f"state.{name}": like.new_tensor(value) for name, value in known.memory.items()}
-        fixed = {**constants(compiled, examples, like, known.progress), **kept, **known.given}
-        self.fixed: dict[str, Tensor] = fixed
+        self.layout = layout_of(compiled.formula, examples, policy.device)
+        found = constants(compiled, examples, like, known.progress, self.layout)
+        fixed: dict[str, Tensor] = {**found, **kept, **known.given}
+        self.fixed = fixed
         temperature = known.temperature
         formula = compiled.formula
         parts = split(formula)
         self.compiled = compiled if parts is None else compile_formula(parts.outer)
-        self.layout = layout_of(formula, examples, policy.device)
         self.copied = {
             name: name.removeprefix("old_")
             for name in self.compiled.formula.needs

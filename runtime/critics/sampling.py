@@ -67,7 +67,8 @@ def generate_served(
 def completions_of(model: Any, items: Sequence[Item], **how: Any) -> Rollouts:
     """Completions by a model, here or behind a server; see `generate_served` for the settings."""
     if isinstance(model, Served):
-        return generate_served(model, items, **how)
+        here = ("rows", "compact")
+        return generate_served(model, items, **{k: v for k, v in how.items() if k not in here})
     from grape.runtime.core.rollout import generate_for
 
     return generate_for(model, items, **how)

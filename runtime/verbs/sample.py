@@ -2,26 +2,95 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
-from grape.runtime.artifacts import Data, Item, Rollouts
+from grape.runtime import curriculum
+from grape.runtime.artifacts import Completion, Data, Item, Rollouts
 from grape.runtime.context import Context
 from grape.runtime.critics.sampling import completions_of
 
 
-def drawn(items: Sequence[Item], count: int, seed: int, round: int) -> list[Item]:
-    """The items of a round: `count` from position `round * count` of an endless row of shuffled
-    passes over the data; each pass has an order of its own, a function of `seed`."""
+def drawn(items: Sequence[Item], count: int, seed: int, start: int) -> list[Item]:
+    """`count` items from position `start` of an endless row of shuffled passes over the data; each
+    pass has an order of its own, a function of `seed`."""
     chosen: list[Item] = []
     orders: dict[int, list[int]] = {}
-    for position in range(round * count, (round + 1) * count):
+    for position in range(start, start + count):
         lap, place = divmod(position, len(items))
         if lap not in orders:
             orders[lap] = list(range(len(items)))
             random.Random(f"{seed}/{lap}").shuffle(orders[lap])
         chosen.append(items[orders[lap][place]])
     return chosen
+
+
+def start_of(context: Context, count: int) -> int:
+    """Where in the row of prompts this draw begins: behind those of earlier rounds, and of further
+    attempts, which are counted in the stage's memory."""
+    if context.attempt:
+        memory = context.state.setdefault("memory", {})
+        memory["further"] = memory.get("further", 0) + count
+    further: int = context.state.get("memory", {}).get("further", 0)
+    return context.round * count + further
+
+
+def chosen_of(context: Context, items: Sequence[Item]) -> list[Item]:
+    """The prompts of this draw."""
+    settings = context.stage.settings
+    count, seed, how = settings["prompts"], settings["seed"], settings["curriculum"]
+    if how is None:
+        return drawn(items, count, seed, start_of(context, count))
+    key, skip = f"{seed}/{context.round}", context.attempt * count
+    if how["kind"] == "by_column":
+        progress = context.round / max(1, context.rounds - 1)
+        return curriculum.by_column(items, how, count, progress, key, skip)
+    return curriculum.by_rate(items, how, rates_of(context), count, key, skip)
+
+
+def rates_of(context: Context) -> curriculum.Rates:
+    """What was measured of each prompt so far; it lies in the stage's memory."""
+    memory = context.state.setdefault("memory", {})
+    rates: curriculum.Rates = memory.setdefault("rates", {})
+    return rates
+
+
+def of_sizes(
+    model: Any, items: Sequence[Item], sizes: Sequence[int], how: dict[str, Any]
+) -> Rollouts:
+    """So many completions of each item, in the order of the items."""
+    parts: list[Rollouts] = []
+    rows: list[Completion] = []
+    for size in sorted(set(sizes)):
+        places = [place for place, wanted in enumerate(sizes) if wanted == size]
+        some = [items[place] for place in places]
+        parts.append(completions_of(model, some, **{**how, "group": size}))
+        rows += [replace(row, group=places[row.group]) for row in parts[-1].rows]
+    rows.sort(key=lambda row: row.group)
+    sampling = {**parts[0].sampling, "group": how["group"]}
+    return replace(parts[0], rows=rows, sampling=sampling)
+
+
+def grown(
+    model: Any, items: Sequence[Item], sampler: dict[str, Any], how: dict[str, Any]
+) -> Rollouts:
+    """Completions that begin with parts of others: leaves of trees, or continuations of states."""
+    if sampler["kind"] == "vine":
+        from grape.runtime.core.vines import continued
+
+        return continued(model, items, sampler, how)
+    from grape.runtime.core.trees import grow
+
+    return grow(model, items, sampler, how)
+
+
+def derived(seed: int, *what: object) -> int:
+    """A seed for a purpose of its own: completions of a prompt that comes twice must differ."""
+    text = "/".join(map(str, (seed, *what)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 
 
 def run(context: Context, inputs: dict[str, object]) -> Rollouts:
@@ -33,24 +102,28 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
     items = data.view(context.stage.inputs["prompts"].view)
     seed = settings["seed"]
     count = settings["prompts"]
-    chosen = list(items) if count is None else drawn(items, count, seed, context.round)
+    chosen = list(items) if count is None else chosen_of(context, items)
+    if context.attempt:
+        seed = derived(seed, context.attempt)
 
     def emit(event: dict[str, object]) -> None:
         context.emit({**event, "stage": context.stage.name})
 
-    rollouts = completions_of(
-        model,
-        chosen,
-        group=settings["group"],
-        temperature=settings["temperature"],
-        top_p=settings["top_p"],
-        max_tokens=settings["max_tokens"],
-        stop=settings["stop"],
-        rows=settings["rows"],
-        compact=settings["compact"],
-        seed=seed,
-        round=context.round,
-        emit=emit,
-    )
+    how: dict[str, Any] = {
+        name: settings[name]
+        for name in ("group", "temperature", "top_p", "max_tokens", "stop", "rows", "compact")
+    }
+    how |= {"seed": seed, "round": context.round, "emit": emit}
+    least = (settings["curriculum"] or {}).get("least")
+    if settings["sampler"]:
+        rollouts = grown(model, chosen, settings["sampler"], how)
+    elif least is not None:
+        sizes = curriculum.budget(chosen, least, settings["group"], rates_of(context))
+        rollouts = of_sizes(model, chosen, sizes, how)
+    else:
+        rollouts = completions_of(model, chosen, **how)
     rollouts.environment = data.environment
+    if settings["greedy"]:
+        likeliest = {**how, "group": 1, "temperature": 0.0}
+        rollouts.companions = completions_of(model, chosen, **likeliest).rows
     return rollouts

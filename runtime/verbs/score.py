@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from statistics import fmean
 from time import perf_counter
@@ -10,6 +11,8 @@ from typing import Any
 
 from grape.runtime.artifacts import Rollouts
 from grape.runtime.context import Context
+from grape.runtime.errors import StageError
+from grape.runtime.nodes import node_values
 from grape.runtime.rewards.evaluation import score_rollouts
 
 
@@ -18,6 +21,10 @@ def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
     rollouts: Rollouts = inputs["rollouts"]
     start = perf_counter()
     scored = with_rewards(context, rollouts, inputs)
+    if rollouts.companions:
+        scored = _with_baseline(context, scored, inputs)
+    if any("tree" in row.added for row in scored.rows):
+        scored = replace(scored, rows=node_values(scored.rows))
     metrics = reward_metrics(scored)
     if metrics:
         context.emit(
@@ -34,6 +41,25 @@ def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
     if context.rounds > 1:
         context.emit(_shown(context, scored))
     return scored
+
+
+def _with_baseline(context: Context, scored: Rollouts, inputs: dict[str, Any]) -> Rollouts:
+    """Every row with the reward of its prompt's greedy completion, which is judged apart, so that
+    it takes part in no average."""
+    aside = replace(context, state=deepcopy(context.state))
+    alone = replace(scored, rows=scored.companions)
+    companions = with_rewards(aside, alone, inputs).rows
+    found = {row.item: row.reward for row in companions}
+    rows = []
+    for row in scored.rows:
+        baseline = found.get(row.item)
+        if baseline is None:
+            raise StageError(
+                f"`{context.stage.name}`: the greedy completion of item {row.item} has no reward",
+                hint="a rubric that leaves completions out (`uncertain`) leaves no baseline",
+            )
+        rows.append(replace(row, added={**row.added, "greedy_reward": baseline}))
+    return replace(scored, rows=rows, companions=companions)
 
 
 def _shown(context: Context, scored: Rollouts) -> dict[str, Any]:

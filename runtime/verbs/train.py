@@ -129,6 +129,7 @@ def _check_rollouts(
 ) -> None:
     """The contracts of rollouts that the formula takes for the model's own."""
     contracts.check_weights(context, data.weights, policy.updates)
+    contracts.check_stale(context, [row.weights for row in data.rows], policy.updates)
     assert context.stage.formula is not None
     whole = data.sampling.get("top_p", 1.0) == 1 and data.sampling.get("temperature", 1.0) > 0
     corrected = "behavior_logp" in context.stage.formula["needs"]

@@ -102,6 +102,20 @@ def test_keeping_nothing_stops_outside_a_repeat_and_is_noted_inside() -> None:
     assert again.rows == []
 
 
+def test_keep_takes_the_top_of_each_group() -> None:
+    given = {"rollouts": rollouts([0.2, 0.9, 0.7, 0.9], [0.1, 0.6, 0.6])}
+    made = keep.run(context("keep", [], settings={"top": 2}), given)
+    assert texts(made) == ["t01", "t03", "t11", "t12"]
+
+
+def test_keep_takes_those_whose_advantages_vary_most() -> None:
+    """Equal rewards are in the middle, whatever they are; the best and the worst are kept."""
+    given = {"rollouts": rollouts([5, 5, 5], [0, 1, 0, 0], [1, 0, 1, 1])}
+    made = keep.run(context("keep", [], settings={"count": 4}), given)
+    assert {"t11", "t21"} <= set(texts(made)) and len(made.rows) == 4
+    assert {row.group for row in made.rows} == {1, 2}
+
+
 def test_best_takes_the_top_of_each_group_with_its_tokens() -> None:
     settings = {"top": 2, "threshold": 0.5}
     given = {"rollouts": rollouts([0.2, 0.9, 0.7, 0.9], [0.1, 0.6])}

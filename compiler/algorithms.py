@@ -82,6 +82,7 @@ def _trainable(formula: Formula, span: Span) -> None:
 def untrained(formula: Formula) -> list[str]:
     """What of a formula `train` does not supply yet, each in the reader's words."""
     from grape.compiler.formula.quantities import SAMPLED, TRAINED
+    from grape.compiler.formula.vocabulary import Uncut, split
 
     lacking = sorted(
         name
@@ -89,9 +90,12 @@ def untrained(formula: Formula) -> list[str]:
         if name.partition(".")[0] not in (*TRAINED, *SAMPLED, "reward")
     )
     what = [f"`{name}`" for name in lacking]
+    try:
+        split(formula)
+    except Uncut as reason:
+        what.append(str(reason))
     what += [f"the level `{level}`" for level in sorted(formula.index_sets - SAMPLED.keys())]
-    what += ["`subject to`"] * bool(formula.constraints)
-    return what + ["`state`"] * bool(formula.memory)
+    return what
 
 
 def check_sampled(formula: Formula, adds: frozenset[str], span: Span) -> None:

@@ -24,7 +24,7 @@ from grape.compiler.files import check_files
 from grape.compiler.graph import Edge, Stage
 from grape.compiler.merging import check_merge
 from grape.compiler.modules import Module
-from grape.compiler.names import refuse, unknown
+from grape.compiler.names import Refused, refuse, unknown
 from grape.compiler.regions import Declared, Found, Place, resolve
 from grape.compiler.rewards import compile_reward, missing_for, parts_of
 from grape.compiler.rubrics import compile_rubric, missing_for_rubric, rubric_of
@@ -218,6 +218,9 @@ def _with_reward(
         return stage
     if reward is None:
         refuse("G203", f"`{stage.verb}` needs a reward, for example `exact()`", call.span)
+    judge = _judge(reward.value, place)
+    if judge is not None:
+        return _with_judge(stage, judge, reward, place)
     source = types["rollouts" if stage.verb == "score" else "prompts"]
     writer = types.get("rollouts") or types["model"]
     rubric = rubric_of(reward.value, place.region.pipeline.module)
@@ -237,10 +240,40 @@ def _with_reward(
     return stage
 
 
-def _with_expression(stage: Stage, reward: ast.Arg, place: Place) -> Stage:
+def _judge(expr: ast.Expr, place: Place) -> Found | None:
+    """The model that a reward names, None where it names no model. Raises `Refused` for one that
+    is damaged."""
+    if not isinstance(expr, ast.Name | ast.Index):
+        return None
+    try:
+        found = resolve(expr, place)
+    except Refused as refused:
+        if refused.finding is None:
+            raise
+        return None
+    return found if found.type.name == "Model" else None
+
+
+def _with_judge(stage: Stage, judge: Found, reward: ast.Arg, place: Place) -> Stage:
+    """A reward model in the place of a reward: a further input of the stage."""
+    if not judge.type.judges:
+        labels = (Label(judge.made_at, f"`{judge.name}` is made here"),)
+        message = f"`{judge.name}` has no score head, so it gives no reward"
+        hint = "train it on preferences first: `algorithm = reward_model()`"
+        refuse("G350", message, reward.span, labels=labels, hint=hint)
+    _no_combine(stage, reward)
+    edge = judge.edge("judge", reward.span)
+    return replace(stage, reward={"op": "model", "args": []}, inputs=(*stage.inputs, edge))
+
+
+def _no_combine(stage: Stage, reward: ast.Arg) -> None:
     if stage.settings["combine"] is not None:
         message = "`combine` is about the items of a rubric, and this reward is one number already"
         refuse("G256", message, reward.span, hint="leave `combine` out, or score with a rubric")
+
+
+def _with_expression(stage: Stage, reward: ast.Arg, place: Place) -> Stage:
+    _no_combine(stage, reward)
     pipeline = place.region.pipeline
     compiled = compile_reward(reward.value, pipeline.module, place.values, pipeline.project)
     return replace(stage, reward=compiled)
@@ -358,7 +391,9 @@ def _trained(stage: Stage, setting: ast.Setting, inputs: Inputs, place: Place) -
     settings = stage.settings
     if data.type.name != "Rollouts" and "sequences_per_update" not in stage.given:
         settings = settings | {"sequences_per_update": 16}
-    stage = replace(stage, formula=formula, settings=settings)
+    judges = inputs["model"][0].type.judges or "score" in formula.needs
+    made = replace(stage.type, judges=judges)
+    stage = replace(stage, formula=formula, settings=settings, type=made)
     return _with_reference(stage, setting, inputs, place)
 
 
@@ -368,7 +403,7 @@ def _with_reference(stage: Stage, setting: ast.Setting, inputs: Inputs, place: P
     if needs & {"teacher_logp", "teacher_logp_all"} and "teacher" not in inputs:
         message = f"`{stage.formula.name}` needs a teacher, and `train` is given none"
         refuse("G218", message, setting.span, hint="name it: `train(model, data, teacher = big)`")
-    if not needs & {"ref_logp", "ref_logp_all"} or "reference" in inputs:
+    if not needs & {"ref_logp", "ref_logp_all", "mismatched"} or "reference" in inputs:
         return stage
     edge = place.region.reference(inputs["model"][1].span)
     if edge is None:

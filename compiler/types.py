@@ -27,6 +27,8 @@ class ArtifactType:
     split: bool = False
     served: bool = False
     adds: frozenset[str] = frozenset()
+    judges: bool = False
+    """A Model with a score head, which `score` takes for a reward."""
 
     def __str__(self) -> str:
         return f"scored {self.name}" if self.scored else self.name

@@ -13,6 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
+HEADS = "heads.safetensors"
+"""Beside the weights of a model in the store: its value and score heads. Never published."""
+
 
 class Artifact(Protocol):
     """Anything that a stage makes."""

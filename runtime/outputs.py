@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from grape.compiler.plan import Plan, PlannedOutput, PlannedStage
+from grape.runtime.artifacts import HEADS
 from grape.runtime.errors import StageError
 from grape.runtime.rounds import REPORTS
 from grape.runtime.store import MANIFEST, Store
@@ -43,7 +44,12 @@ def _swap_in(plan: Plan, stage: PlannedStage, store: Store, run: str, target: Pa
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(store.path(stage.key), fresh, ignore=shutil.ignore_patterns(MANIFEST, REPORTS))
+    stored = store.path(stage.key)
+    shutil.copytree(stored, fresh, ignore=shutil.ignore_patterns(MANIFEST, REPORTS, HEADS))
+    if (stored / HEADS).is_file():
+        from grape.runtime.core.publishing import with_score
+
+        with_score(stored, fresh)
     (fresh / "README.md").write_text(_card(plan, stage, run), encoding="utf-8")
     mark = {"run": run, "key": stage.key, "pipeline": plan.pipeline, "versions": plan.versions}
     (fresh / MARK).write_text(json.dumps(mark, indent=2), encoding="utf-8")

@@ -146,7 +146,7 @@ class _Rounds:
         def emit(event: dict[str, Any]) -> None:
             told = {"stage": stage.name, **event}
             if told["event"] == "metrics":
-                self.logged[stage.name] = told
+                self.logged[stage.name] = {**self.logged.get(stage.name, {}), **told}
             self.emit(told)
 
         return emit
@@ -285,9 +285,8 @@ def _save(
     with readable_errors(work), fresh.open("wb") as file:
         torch.save(
             {
-                "model": policy.model.state_dict(),
+                **policy.state_dict(),
                 "adapter": policy.adapter,
-                "updates": policy.updates,
                 "trainers": trainers,
                 "memories": {name: state.get("memory") for name, state in states.items()},
                 "done": done,
@@ -313,8 +312,7 @@ def _restore(work: Path, policy: Any, states: dict[str, dict[str, Any]], rounds:
     if saved["adapter"]:
         wrapped = policy.with_adapter(saved["adapter"])
         policy.model, policy.adapter = wrapped.model, wrapped.adapter
-    policy.model.load_state_dict(saved["model"])
-    policy.updates = saved["updates"]
+    policy.load_state_dict(saved)
     for name, state in saved["trainers"].items():
         total = state["total"] // saved["rounds"] * rounds
         states[name]["resume"] = {**state, "total": total}

@@ -22,6 +22,7 @@ from grape.runtime.errors import StageError
 from grape.runtime.execute import execute, load_artifact
 from grape.runtime.secrets import names_in, scrubbed
 from grape.runtime.store import Store, readable_errors
+from grape.runtime.verbs import ready
 
 
 class Events:
@@ -92,6 +93,7 @@ def _run(job: dict[str, Any], events: Events) -> None:
     kinds: dict[str, str] = job["kinds"]
     keys: dict[str, str] = job["keys"]
     start = time.monotonic()
+    ready(inner.verb for inner in stage.body or [stage])
     if stage.family:
         store.go_on(stage.key, stage.family, stage.settings["rounds"])
 

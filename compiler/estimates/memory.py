@@ -24,7 +24,9 @@ TORCH = Range(330 * MIB, 360 * MIB, 420 * MIB)
 FREED = 0.7
 """Share of the activations that is surely held at once: the allocator reuses what is freed."""
 CHUNK = 1024
-"""Positions that the output head takes at once."""
+"""Positions that the output head takes at once under autograd."""
+CELLS = 1 << 23
+"""Logits that are there at once when the head's gradient is formed without a graph."""
 DECODED = 64
 """Completions that are decoded side by side."""
 
@@ -103,46 +105,57 @@ def training(facts: ModelFacts, width: int, update: Update) -> list[Line]:
             RESIDENT if update.again else STEP,
         ),
         Line("gradients", f"{whose} × {width} B", Range.known(count * width)),
-        *activations(facts, width, update.micro),
-        head(facts, update.scored),
+        *activations(facts, width, update.micro, packed=update.settings["packed"]),
+        head(facts, width, update.scored, fused=update.settings["fused_head"]),
     ]
     return lines
 
 
-def activations(facts: ModelFacts, width: int, tokens: Range) -> list[Line]:
-    """What the backward pass needs of a row of tokens, layer by layer."""
+def activations(facts: ModelFacts, width: int, tokens: Range, *, packed: bool) -> list[Line]:
+    """What the backward pass needs of a row of tokens, layer by layer; of padded rows, under the
+    model's own attention, a mask per layer too."""
     wide = facts.heads * facts.head_dim
+    heads = 3 * wide + 2 * facts.kv_heads * facts.head_dim if packed else 4 * wide
     if facts.gated:
-        numbers = 6 * facts.hidden + 4 * wide + 4 * facts.intermediate + facts.heads + 2
-        text = f"6·{facts.hidden} + 4·{wide} + 4·{facts.intermediate}"
+        numbers = 6 * facts.hidden + heads + 4 * facts.intermediate + facts.heads + 2
+        text = f"6·{facts.hidden} + {heads} + 4·{facts.intermediate}"
     else:
-        numbers = 4 * facts.hidden + 4 * wide + 5 * facts.intermediate + facts.heads + 4
-        text = f"4·{facts.hidden} + 4·{wide} + 5·{facts.intermediate}"
+        numbers = 4 * facts.hidden + heads + 5 * facts.intermediate + facts.heads + 4
+        text = f"4·{facts.hidden} + {heads} + 5·{facts.intermediate}"
     held = tokens * (facts.layers * numbers * width)
     held = Range(held.low * FREED, held.expected, held.high)
-    square = Range(tokens.low**2, tokens.expected**2, tokens.high**2) * (facts.layers * width)
     row = f"{tokens.expected:,.0f} tokens"
-    return [
+    lines = [
         Line(
             "activations",
             f"{row} × {facts.layers} layers × ({text}) × {width} B",
             held,
             UPDATE,
-        ),
-        Line("attention masks", f"({row})² × {facts.layers} layers × {width} B", square, UPDATE),
+        )
     ]
+    if not packed:
+        square = Range(tokens.low**2, tokens.expected**2, tokens.high**2)
+        text = f"({row})² × {facts.layers} layers × {width} B"
+        lines.append(Line("attention masks", text, square * (facts.layers * width), UPDATE))
+    return lines
 
 
-def head(facts: ModelFacts, scored: Range) -> Line:
-    """Logits of one chunk of positions and what their gradient needs; in float32."""
-    rows = scored.at_most(CHUNK)
+def head(facts: ModelFacts, width: int, scored: Range, *, fused: bool) -> Line:
+    """Logits of one chunk of positions and what their gradient needs, in float32; and the hidden
+    states of all that are scored."""
+    most = max(1, CELLS // facts.vocab) if fused else CHUNK
+    copies = Range(1, 2, 3) if fused else Range(3, 4, 5)
+    what = "logits, their gradient" if fused else "logits, scaled, two gradients"
+    rows = scored.at_most(most)
     text = (
-        f"{rows.expected:,.0f} positions (at most {CHUNK}) × {facts.vocab:,} vocabulary × 4 B "
-        "× 4 (logits, scaled, two gradients)"
+        f"{rows.expected:,.0f} positions (at most {most}) × {facts.vocab:,} vocabulary × 4 B "
+        f"× {copies.expected:.0f} ({what})"
     )
-    copies = Range(3, 4, 5)
     held = Range(rows.low * copies.low, rows.expected * copies.expected, rows.high * copies.high)
-    return Line("logits", text, held * (facts.vocab * 4), UPDATE)
+    states = scored * (2 * facts.hidden * width)
+    if fused:
+        text += f" + {scored.expected:,.0f} scored × {facts.hidden} × {width} B × 2"
+    return Line("logits", text, held * (facts.vocab * 4) + (states if fused else ZERO), UPDATE)
 
 
 def drawing(
@@ -152,13 +165,14 @@ def drawing(
     group, most = settings["group"], settings["max_tokens"]
     together = min(prompts, max(1, DECODED // group))
     rows = together * group
-    long = Range(prompt.low + 1, prompt.expected + most, prompt.high + most)
+    prompts_kept = together if group > 1 else rows
+    held = prompt * prompts_kept + Range(rows, rows * most, rows * most)
     per_token = 2 * facts.layers * facts.kv_heads * facts.head_dim * width
     cache = Line(
         "key-value cache",
-        f"{rows} rows × {long.expected:,.0f} tokens × {facts.layers} layers × 2 × "
-        f"{facts.kv_heads}·{facts.head_dim} × {width} B",
-        long * (rows * per_token),
+        f"({prompts_kept} prompts × {prompt.expected:,.0f} + {rows} rows × {most}) tokens × "
+        f"{facts.layers} layers × 2 × {facts.kv_heads}·{facts.head_dim} × {width} B",
+        held * per_token,
         SAMPLING,
     )
     random = settings["temperature"] > 0

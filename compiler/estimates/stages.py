@@ -20,6 +20,7 @@ from grape.compiler.estimates.memory import Line, Update
 from grape.compiler.estimates.ranges import ZERO, Range
 from grape.compiler.estimates.texts import Texts, texts_of
 from grape.compiler.estimates.work import Sequences, Work
+from grape.compiler.formula.fixed import foreknown
 from grape.compiler.graph import Stage
 
 ANSWER = Range(0.1, 0.5, 1)
@@ -275,7 +276,9 @@ def _training_work(stage: Stage, model: Model, made: Sequences) -> Work:
     needs = formula.needs if formula is not None else frozenset()
     extra = len(needs & {"ref_logp", "teacher_logp"})
     extra += "old_logp" in needs and updates > 1
-    return work.training(model.facts, made, stage.settings, passes, extra)
+    alone = "old_logp" in needs and updates <= 1
+    twice = formula is not None and not foreknown(formula, on_policy=alone).weights
+    return work.training(model.facts, made, stage.settings, passes, extra, twice=twice)
 
 
 # --- sampling and what follows ----------------------------------------------------------------

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from grape.compiler.estimates.facts import ModelFacts
-from grape.compiler.estimates.memory import CHUNK
 from grape.compiler.estimates.ranges import ZERO, Range
 
 
@@ -79,12 +78,15 @@ def training(
     settings: Mapping[str, Any],
     passes: float,
     extra: int,
+    *,
+    twice: bool = False,
 ) -> Work:
-    """Forward and backward over `made`, `passes` times, and `extra` forward passes once."""
+    """Forward and backward over `made`, `passes` times, and `extra` forward passes once. With
+    `twice` the head runs once more: its gradient has to wait for the log-probs."""
     once = forward(facts, made)
     factor = 2.0 if settings["adapter"] else 3.0
     flops = once * (factor * passes + extra)
-    if made.completion_tokens.expected > CHUNK:  # the head is run again in the backward pass
+    if twice:
         flops = flops + made.completion_tokens * (2 * facts.vocab * facts.hidden * passes)
     return Work(made.tokens * (passes + extra), flops)
 

@@ -93,6 +93,10 @@ def _facts(formula: Formula) -> list[str]:
     if formula.memory:
         kept = ", ".join(f"{name} (from {first:g})" for name, first, _ in formula.memory)
         facts.append(f"memory    {kept}")
+    if formula.needs & {"value", "old_value"}:
+        facts.append("head      a value head on the policy, trained with it")
+    if "score" in formula.needs:
+        facts.append("head      a score head, trained with the model: it becomes a reward model")
     if formula.constraints:
         facts.append("solver    a constrained step: `natural_gradient` or `penalty`")
     brought = sorted(name for name in formula.needs if name not in TRAINED and name in QUANTITIES)

@@ -33,7 +33,7 @@ class _Kind:
 
 
 def foreknown(formula: Formula, *, on_policy: bool) -> Foreknown:
-    """With `on_policy`, `old_logp` is `logp` without its gradient."""
+    """With `on_policy`, what was before the update is the current one without its gradient."""
     kinds: list[_Kind] = []
     same: list[int] = []
     numbers: dict[object, int] = {}
@@ -53,15 +53,15 @@ def _identity(term: Term, same: list[int], on_policy: bool) -> object:
         return same[term.args[0]]
     if term.op != "input":
         return (term.op, term.attrs, term.level, *(same[arg] for arg in term.args))
-    name = term.attr("name")
-    return "logp" if name == "old_logp" and on_policy else str(name)
+    name = str(term.attr("name"))
+    return name.removeprefix("old_") if on_policy else name
 
 
 def _kind(
     formula: Formula, term: Term, kinds: list[_Kind], same: list[int], on_policy: bool
 ) -> _Kind:
     if term.op == "input":
-        copied = on_policy and term.attr("name") == "old_logp"
+        copied = on_policy and str(term.attr("name")).startswith("old_")
         return _Kind(term.live or term.differentiable or copied, False)
     args = [kinds[arg] for arg in term.args]
     moves = any(arg.moves for arg in args)

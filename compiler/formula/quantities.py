@@ -115,7 +115,9 @@ def level_of(name: str) -> Level:
 TRAINED = frozenset(
     [
         *("logp", "entropy", "old_logp", "ref_logp", "teacher_logp", "behavior_logp"),
-        *("reward", "truncated", "margin", "desirable", "progress"),
+        *("logp_all", "old_logp_all", "ref_logp_all", "teacher_logp_all"),
+        *("value", "old_value", "score", "length", "index", "active"),
+        *("reward", "truncated", "margin", "desirable", "mismatched", "progress", "noise"),
     ]
 )
 """What `train` can supply; the others are for `evaluate` with tensors of one's own."""

@@ -18,6 +18,7 @@ def check_learning(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding
         if stage.verb == "train":
             yield from _rate(stage, declared)
             yield from _kl_twice(stage, declared)
+            yield from _unused(stage, declared)
             yield from _sampled_from(scope, declared)
         if stage.verb == "sample":
             yield from _copies(stage, declared)
@@ -35,6 +36,32 @@ def _rate(stage: Stage, declared: ast.PipelineDecl) -> Iterator[Finding]:
         usual = "1e-6 to 1e-4" if full else "1e-5 to 1e-3"
         hint = f"usual values are {usual}"
         yield Finding("G402", message, setting_span(stage, declared, "lr"), hint=hint)
+
+
+_NATURAL = ("damping", "cg_iterations", "backtracks")
+_PENALTY = ("penalty", "fixups")
+_STEPS = ("lr", "head_lr", "warmup", "schedule", "weight_decay", "betas", "clip_norm")
+
+
+def _unused(stage: Stage, declared: ast.PipelineDecl) -> Iterator[Finding]:
+    """Settings of a kind of step that is not made."""
+    assert stage.formula is not None
+    name = stage.formula.name
+    idle: tuple[str, ...]
+    if not stage.formula.constraints:
+        idle, why = ("solver", *_NATURAL, *_PENALTY), f"`{name}` has no `subject to`"
+        hint = "leave it out, or add a constraint to the algorithm"
+    elif stage.settings["solver"] == "penalty":
+        idle, why = _NATURAL, "it belongs to the natural gradient"
+        hint = 'leave it out, or write `solver = "natural_gradient"`'
+    else:
+        idle, why = (*_STEPS, *_PENALTY), f"`{name}` is trained by the natural gradient"
+        hint = 'its bound says how far a step goes; ordinary steps: `solver = "penalty"`'
+    for setting in idle:
+        if setting in stage.given:
+            span = setting_span(stage, declared, setting)
+            yield Finding("G351", f"`{setting}` does nothing here: {why}", span, hint=hint)
+            return
 
 
 def _copies(stage: Stage, declared: ast.PipelineDecl) -> Iterator[Finding]:

@@ -30,6 +30,8 @@ class Lora(Settings):
 class TrainSettings(Settings):
     lr: Annotated[float, Field(ge=0)] = 1e-5
     """Peak learning rate."""
+    head_lr: Annotated[float, Field(ge=0)] | None = None
+    """Peak learning rate of a value or score head, which begins at zero; none: `lr`."""
     epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over the data."""
     sequences_per_update: Annotated[int, Field(ge=1)] | None = None
@@ -46,6 +48,19 @@ class TrainSettings(Settings):
     """Decay rates of the two moments of AdamW."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of the whole gradient; none: not clipped."""
+    solver: Literal["natural_gradient", "penalty"] = "natural_gradient"
+    """How an algorithm with `subject to` steps: by the natural gradient and a line search, which
+    take no learning rate, or by ordinary steps with a penalty and further ones on the bound."""
+    damping: Annotated[float, Field(ge=0)] = 0.1
+    """Natural gradient: added to the curvature's diagonal, so that flat directions stay short."""
+    cg_iterations: Annotated[int, Field(ge=1)] = 10
+    """Natural gradient: steps of the conjugate gradient that finds the direction."""
+    backtracks: Annotated[int, Field(ge=0)] = 10
+    """Natural gradient: times that a step is shortened to 80 % before it is given up."""
+    penalty: Annotated[float, Field(ge=0)] = 1.0
+    """Penalty: first weight of the constraints in the loss; 0 where the formula has its own."""
+    fixups: Annotated[int, Field(ge=1)] = 100
+    """Penalty: most steps on the constraints alone, after the updates of a batch."""
     adapter: Lora | None = None
     """`lora(…)` trains an adapter; none trains every weight."""
     micro_tokens: Annotated[int, Field(ge=1)] = 4096

@@ -8,7 +8,7 @@ gradient of the loss per token as given and needs no graph at all.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,12 +54,14 @@ def token_values(
     """Log-probs [n] of `targets` [n] after hidden states [n, width], and entropies [n] if asked.
 
     Natural logarithms, of the distribution at `temperature`. Gradients flow to the hidden states
-    and the head.
+    and the head; without them, no more logits than `CELLS` are there at a time.
     """
     head, after = head_of(network)
 
     def piece(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        logits = logits_of(head, after, states) / temperature
+        logits = logits_of(head, after, states)
+        if temperature != 1:
+            logits = logits / temperature
         norm = torch.logsumexp(logits, -1)
         logp = logits.gather(-1, wanted[:, None])[:, 0] - norm
         if not entropy:
@@ -72,8 +74,12 @@ def token_values(
         args = (hidden[start : start + chunk], targets[start : start + chunk])
         if torch.is_grad_enabled() and len(targets) > chunk:
             logp, spread = checkpoint(piece, *args, use_reentrant=False)
-        else:
+        elif torch.is_grad_enabled():
             logp, spread = piece(*args)
+        else:
+            parts = -(-len(args[0]) * cast(Tensor, head.weight).shape[0] // CELLS)
+            both = zip(*(x.tensor_split(parts) for x in args), strict=True)
+            logp, spread = (torch.cat(x) for x in zip(*(piece(*x) for x in both), strict=True))
         logps.append(logp)
         entropies.append(spread)
     if not logps:

@@ -6,7 +6,8 @@ when it is saved, so that every output loads with `AutoModelForCausalLM.from_pre
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from grape.runtime.core import heads
 from grape.runtime.errors import StageError
 
 
@@ -46,6 +48,32 @@ class Policy:
     adapter: dict[str, Any] | None = None
     updates: int = 0
     """Optimizer steps since it was loaded: names the weights that rollouts came from."""
+    heads: heads.Heads = field(default_factory=dict)
+    """`value` and `score`, where something trained them."""
+
+    def head(self, name: str) -> nn.Linear:
+        """The head of that name, made where there was none."""
+        if name not in self.heads:
+            self.heads[name] = heads.new_head(self.network)
+        return self.heads[name]
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of the model, then of its heads."""
+        yield from self.model.parameters()
+        for _, head in sorted(self.heads.items()):
+            yield from head.parameters()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, heads and the number of updates, as a checkpoint keeps them."""
+        kept = heads.state_of(self.heads)
+        return {"model": self.model.state_dict(), "heads": kept, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put them back in place; heads that are there already stay the same objects."""
+        self.model.load_state_dict(state["model"])
+        for name, head in heads.restored(state.get("heads", {}), self.device).items():
+            self.head(name).load_state_dict(head.state_dict())
+        self.updates = state["updates"]
 
     @property
     def network(self) -> Any:
@@ -84,13 +112,14 @@ class Policy:
         )
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            return Policy(get_peft_model(self.model, config), self.tokenizer, adapter)
+            model = get_peft_model(self.model, config)
+            return Policy(model, self.tokenizer, adapter, heads=self.heads)
 
     def merged(self) -> Policy:
         """The model with its adapter folded into the weights; itself when it has none."""
         if not self.adapter:
             return self
-        return Policy(self.model.merge_and_unload(), self.tokenizer, None)
+        return Policy(self.model.merge_and_unload(), self.tokenizer, heads=self.heads)
 
     def save(self, folder: Path) -> None:
         whole = self
@@ -100,6 +129,7 @@ class Policy:
             whole = Policy(copy.deepcopy(self.model), self.tokenizer, self.adapter).merged()
         whole.model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
+        heads.save(self.heads, folder)
 
     @classmethod
     def load(cls, folder: Path, *, dtype: str = "auto") -> Self:
@@ -114,7 +144,7 @@ class Policy:
                 f"`{folder}` does not hold a model that transformers can load: "
                 f"{str(error).splitlines()[0]}"
             ) from error
-        return cls(prepared(model), tokenizer)
+        return cls(prepared(model), tokenizer, heads=heads.load(folder, device()))
 
 
 def _saved_dtype(folder: Path, name: str) -> torch.dtype:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from grape.runtime.errors import StageError
 
@@ -29,14 +29,25 @@ class Optimizer:
     """Steps the trainable parameters of a model; its state is plain tensors and numbers."""
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], settings: dict[str, Any], total: int
+        self,
+        parameters: Iterable[nn.Parameter],
+        settings: dict[str, Any],
+        total: int,
+        heads: Iterable[Tensor] = (),
     ) -> None:
-        self.parameters = [item for item in parameters if item.requires_grad]
+        """`heads` are further parameters, with the learning rate `head_lr` where that is set."""
+        own: list[Tensor] = [item for item in parameters if item.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": own, "peak": settings["lr"]}]
+        apart = list(heads)
+        if apart:
+            rate = settings.get("head_lr")
+            groups.append({"params": apart, "peak": settings["lr"] if rate is None else rate})
+        self.parameters = own + apart
         self.settings = settings
         self.total = total
         self.done = 0
         self.inner = torch.optim.AdamW(
-            self.parameters,
+            groups,
             lr=settings["lr"],
             betas=tuple(settings["betas"]),
             weight_decay=settings["weight_decay"],
@@ -48,13 +59,19 @@ class Optimizer:
         """Share of all updates that are done, 0 to 1."""
         return min(1.0, self.done / max(1, self.total))
 
-    def step(self) -> dict[str, float]:
-        """Clip, step, forget the gradient. Returns `lr` and `grad_norm`.
+    def skip(self) -> None:
+        """Count an update that was made by other means, and forget the gradient."""
+        self.inner.zero_grad(set_to_none=True)
+        self.done += 1
+
+    def step(self, *, further: bool = False) -> dict[str, float]:
+        """Clip, step, forget the gradient. Returns `lr` and `grad_norm`. A `further` step belongs
+        to the last update: it goes at that one's learning rate and does not count.
 
         Raises StageError when the gradient is not finite; the weights are then untouched."""
         settings = self.settings
-        rate = settings["lr"] * factor(
-            settings["schedule"], settings["warmup"], self.done, self.total
+        share = factor(
+            settings["schedule"], settings["warmup"], max(0, self.done - further), self.total
         )
         limit = settings["clip_norm"] or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
@@ -64,11 +81,11 @@ class Optimizer:
                 hint="lower lr; if it happens at the first update, look for extreme rewards",
             )
         for group in self.inner.param_groups:
-            group["lr"] = rate
+            group["lr"] = group["peak"] * share
         self.inner.step()
         self.inner.zero_grad(set_to_none=True)
-        self.done += 1
-        return {"lr": rate, "grad_norm": norm}
+        self.done += not further
+        return {"lr": settings["lr"] * share, "grad_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:
         return {"done": self.done, "total": self.total, "inner": self.inner.state_dict()}

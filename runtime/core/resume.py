@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
 from grape.runtime.core.models import Policy
-from grape.runtime.core.optim import Optimizer
 from grape.runtime.store import readable_errors
 
 _NAME = "checkpoint"
 
 
-def save_checkpoint(work: Path, policy: Policy, optimizer: Optimizer, done: int) -> None:
-    """Weights, optimizer and the number of updates done, under `work / "checkpoint"`."""
+class Kept(Protocol):
+    """Whatever goes on from plain tensors and numbers."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def save_checkpoint(work: Path, policy: Policy, trainer: Kept, done: int) -> None:
+    """Weights, the trainer's state and the number of updates done, under `work / "checkpoint"`."""
     state = {
-        "model": policy.model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "policy": policy.state_dict(),
+        "trainer": trainer.state_dict(),
         "done": done,
-        "updates": policy.updates,
     }
     fresh, target = work / "state.pt.new", work / _NAME
     with readable_errors(work), fresh.open("wb") as file:
@@ -31,13 +38,12 @@ def save_checkpoint(work: Path, policy: Policy, optimizer: Optimizer, done: int)
     fresh.replace(target / "state.pt")  # the last checkpoint stays until this moment
 
 
-def load_checkpoint(work: Path, policy: Policy, optimizer: Optimizer) -> int:
+def load_checkpoint(work: Path, policy: Policy, trainer: Kept) -> int:
     """Put a checkpoint back and return how many updates it has done; 0 when there is none."""
     path = work / _NAME / "state.pt"
     if not path.is_file():
         return 0
     state = torch.load(path, weights_only=True, map_location=policy.device)
-    policy.model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    policy.updates = state["updates"]
+    policy.load_state_dict(state["policy"])
+    trainer.load_state_dict(state["trainer"])
     return int(state["done"])

@@ -7,8 +7,8 @@ No normaliser is local to a micro-batch, so its size changes nothing but memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -17,12 +17,15 @@ from torch import Tensor
 from grape.compiler.formula.fixed import foreknown
 from grape.compiler.formula.ir import Formula
 from grape.compiler.formula.levels import SUBGROUPS, Level
+from grape.compiler.formula.vocabulary import split
 from grape.runtime.core.attention import attending, check_served
-from grape.runtime.core.logprob import Weights, fusable, head_gradient, token_values
+from grape.runtime.core.live import Live, Piece
+from grape.runtime.core.logprob import fusable
 from grape.runtime.core.models import Policy
 from grape.runtime.core.packing import Example, Micro, micro_batches
+from grape.runtime.core.vocab import Reductions, Table
 from grape.runtime.errors import StageError
-from grape.runtime.formula import Compiled, level_of
+from grape.runtime.formula import Compiled, compile_formula, level_of
 from grape.runtime.layout import Layout
 
 
@@ -44,11 +47,13 @@ class Cutting:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a gradient was formed from: the loss and logs of the whole batch."""
+    """What a gradient was formed from: the loss and logs of the whole batch, and what the formula
+    remembers for the next one."""
 
     loss: float
     logs: dict[str, float]
     tokens: int
+    memory: dict[str, float] = field(default_factory=dict)
 
 
 def cut(
@@ -87,61 +92,43 @@ def states_of(policy: Policy, micro: Micro) -> Tensor:
     return cast(Tensor, hidden.flatten(0, 1).index_select(0, micro.source))
 
 
-def forward(
-    policy: Policy, micro: Micro, *, entropy: bool, temperature: float
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probs [n] (and entropies [n]) of a micro-batch's targets."""
-    states = states_of(policy, micro)
-    return token_values(
-        policy.network, states, micro.targets, entropy=entropy, temperature=temperature
-    )
-
-
 @torch.no_grad()
 def logprobs(
     policy: Policy, examples: Sequence[Example], how: Cutting, *, temperature: float = 1.0
 ) -> Tensor:
     """Log-probs of every completion token under a policy, flat [N], without gradient."""
-    found: Tensor | None = None
-    total = sum(len(example.completion) for example in examples)
-    for micro in cut(examples, Level.TOKEN, "Demos", how, policy):
-        values, _ = forward(policy, micro, entropy=False, temperature=temperature)
-        if found is None:
-            found = values.new_zeros(total)
-        found[micro.slots] = values
-    assert found is not None
+    return values_of(policy, examples, how, ("logp",), temperature=temperature)["logp"]
+
+
+@torch.no_grad()
+def values_of(
+    policy: Policy,
+    examples: Sequence[Example],
+    how: Cutting,
+    names: Sequence[str],
+    *,
+    temperature: float = 1.0,
+) -> dict[str, Tensor]:
+    """Live quantities by name, flat, without gradient; `states` are the hidden states [N, width]
+    before every token."""
+    live = Live(policy, names, examples, temperature)
+    found: dict[str, Tensor] = {}
+    for micro in cut(live.fed, Level.TOKEN, "Demos", how, policy):
+        piece = live.piece(micro)
+        states = states_of(policy, micro)
+        read = live.read(states, piece) if live.names else {}
+        if "states" in names:
+            read["states"] = piece.of_tokens(states)
+        for name, value in read.items():
+            if name not in found:
+                count = len(examples) if name == "score" else live.tokens
+                found[name] = value.new_zeros((count, *value.shape[1:]))
+            found[name][piece.places(name)] = value
     return found
 
 
-def layout_of(
-    formula: Formula, examples: Sequence[Example], device: torch.device | str = "cpu"
-) -> Layout:
-    """Who belongs to whom in a batch, with the steps and parts of groups that a formula names."""
-    parts = {
-        level: torch.tensor([int(example.scalars[level]) for example in examples], device=device)
-        for level in SUBGROUPS
-        if level in formula.index_sets
-    }
-    steps = None
-    if Level.STEP in formula.index_sets:
-        of_tokens = [int(step) for example in examples for step in example.tokens["step"]]
-        steps = torch.tensor(of_tokens, device=device)
-    return Layout.from_lengths(
-        [len(example.completion) for example in examples],
-        [example.group for example in examples],
-        formula.on == "Preferences",
-        device,
-        steps=steps,
-        subgroups=parts,
-    )
-
-
 def constants(
-    compiled: Compiled,
-    examples: Sequence[Example],
-    like: Tensor,
-    progress: float,
-    layout: Layout,
+    compiled: Compiled, examples: Sequence[Example], like: Tensor, progress: float
 ) -> dict[str, Tensor]:
     """The constant quantities that the formula needs and the examples hold, as flat tensors."""
     found = {}
@@ -152,16 +139,40 @@ def constants(
         elif level is Level.TOKEN and all(name in example.tokens for example in examples):
             rows = [value for example in examples for value in example.tokens[name]]
             found[name] = like.new_tensor(rows)
-        elif level is Level.STEP and name in examples[0].tokens:
-            rows = [value for example in examples for value in example.tokens[name]]
-            place = layout.index(Level.TOKEN, Level.STEP)
-            empty = like.new_zeros(layout.size(Level.STEP))
-            found[name] = empty.index_copy(0, place, like.new_tensor(rows))
+        elif level is Level.STEP and all(name in example.tokens for example in examples):
+            found[name] = like.new_tensor(_per_step(examples, name))
         elif level is Level.SEQUENCE and name in examples[0].scalars:
             found[name] = like.new_tensor([example.scalars[name] for example in examples])
         elif level is Level.PAIR and name in examples[0].scalars:
             found[name] = like.new_tensor([example.scalars[name] for example in examples[::2]])
     return found
+
+
+def _per_step(examples: Sequence[Example], name: str) -> list[float]:
+    """One number for each step in their order, from what its tokens carry."""
+    found = []
+    for example in examples:
+        steps = dict(zip(example.tokens["step"], example.tokens[name], strict=True))
+        found += [steps[step] for step in sorted(steps)]
+    return found
+
+
+def layout_of(formula: Formula, examples: Sequence[Example], device: torch.device) -> Layout:
+    """The index sets of a batch; steps and parts of a group as far as the formula knows them."""
+    sets = formula.index_sets
+    numbers = [number for example in examples for number in example.tokens.get("step", ())]
+    return Layout.from_lengths(
+        [len(example.completion) for example in examples],
+        [example.group for example in examples],
+        formula.on == "Preferences",
+        device,
+        steps=torch.tensor(numbers, device=device) if "step" in sets else None,
+        subgroups={
+            level: torch.tensor([one.scalars[level.value] for one in examples], device=device)
+            for level in SUBGROUPS
+            if level.value in sets
+        },
+    )
 
 
 def gradient(
@@ -171,24 +182,35 @@ def gradient(
     *,
     given: dict[str, Tensor],
     how: Cutting,
+    tables: Mapping[str, Table] | None = None,
+    memory: Mapping[str, float] | None = None,
     progress: float = 0.0,
     temperature: float = 1.0,
 ) -> Step:
     """Add the gradient of the loss on a whole batch to the parameters' `.grad`.
 
-    `given` holds flat token quantities from other forward passes (`ref_logp`, `old_logp`). When
-    `old_logp` is needed and not given, the batch is used for exactly this step, and it is the
-    current log-probs without their gradient. Raises StageError when the loss is not finite.
+    `given` holds flat token quantities from other forward passes (`ref_logp`, `old_logp`), `tables`
+    distributions (`ref_logp_all`). What is needed of `old_…` and not given is that of a batch used
+    for exactly this step: the current one without its gradient. `memory` is what the last batch
+    left of every `state`; without it each starts anew. Raises StageError when the loss is not
+    finite.
     """
-    parameter = next(policy.model.parameters())
-    wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    like = parameter.new_zeros(0, dtype=wide)
-    layout = layout_of(compiled.formula, examples, policy.device)
-    fixed = {**constants(compiled, examples, like, progress, layout), **given}
-    return _Stepping(policy, compiled, examples, layout, fixed, like, how, temperature).run()
+    known = Known(given, tables or {}, memory or {}, progress, temperature)
+    return Stepping(policy, compiled, examples, known, how).run()
 
 
-class _Stepping:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a step is told beside its examples; see `gradient`."""
+
+    given: Mapping[str, Tensor]
+    tables: Mapping[str, Table]
+    memory: Mapping[str, float]
+    progress: float = 0.0
+    temperature: float = 1.0
+
+
+class Stepping:
     """One step: what is constant in it, and the live values as far as they are known."""
 
     def __init__(
@@ -196,42 +218,60 @@ class _Stepping:
         policy: Policy,
         compiled: Compiled,
         examples: Sequence[Example],
-        layout: Layout,
-        fixed: dict[str, Tensor],
-        like: Tensor,
+        known: Known,
         how: Cutting,
-        temperature: float,
     ) -> None:
-        self.policy, self.compiled, self.examples = policy, compiled, examples
-        self.fixed, self.how, self.temperature = fixed, how, temperature
-        self.layout = layout
+        self.policy, self.examples, self.how = policy, examples, how
+        parameter = next(policy.model.parameters())
+        wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+        like = parameter.new_zeros(0, dtype=wide)
+        kept = {f"state.{name}": like.new_tensor(value) for name, value in known.memory.items()}
+        fixed = {**constants(compiled, examples, like, known.progress), **kept, **known.given}
+        self.fixed: dict[str, Tensor] = fixed
+        temperature = known.temperature
         formula = compiled.formula
-        self.entropy = "entropy" in formula.needs
-        self.on_policy = "old_logp" in formula.needs and "old_logp" not in fixed
-        self.known = foreknown(formula, on_policy=self.on_policy)
-        names = ["logp", "entropy"] if self.entropy else ["logp"]
-        self.live = {name: like.new_zeros(len(self.layout.token_sequence)) for name in names}
+        parts = split(formula)
+        self.compiled = compiled if parts is None else compile_formula(parts.outer)
+        self.layout = layout_of(formula, examples, policy.device)
+        self.copied = {
+            name: name.removeprefix("old_")
+            for name in self.compiled.formula.needs
+            if name.startswith("old_") and name not in fixed
+        }
+        self.known = foreknown(self.compiled.formula, on_policy=bool(self.copied))
+        wanted = self.compiled.formula.needs | set(self.copied.values())
+        reduced = None
+        if parts is not None:
+            network = policy.network
+            reduced = Reductions(parts, network, self.layout, fixed, known.tables, temperature)
+        self.reader = Live(policy, wanted, examples, temperature, reduced)
+        self.live = {
+            name: like.new_zeros(len(examples) if name == "score" else self.reader.tokens)
+            for name in self.reader.names
+        }
 
     def run(self) -> Step:
-        formula = self.compiled.formula
+        """Add the gradient to the parameters' `.grad`."""
         resting = self._resting()
         busy = [number for number, rests in enumerate(resting) if not rests]
-        micros = self._cut(busy)
+        micros = self.cut(busy)
         fused = self.how.fused and fusable(self.policy.network)
-        known = self._weights(self.live) if fused and self.known.weights else None
+        known = self.weights() if fused and self.known.weights else None
+        formula = self.compiled.formula
         if formula.coupling is Level.BATCH and len(micros) > 1 and known is None:
-            self._fill(micros)
+            self.fill(micros)
         for micro in micros:
             if fused:
                 self._fused(micro, known)
             else:
                 self._plain(micro)
         if not micros:  # an optimizer moves weights by a gradient of zero, too
-            for parameter in self.policy.model.parameters():
+            for parameter in self.policy.parameters():
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-        if not self.known.logs and len(busy) < len(resting):
-            self._fill(self._cut([number for number, rests in enumerate(resting) if rests]))
+        told = self.known.logs and not formula.memory
+        if not told and len(busy) < len(resting):
+            self.fill(self.cut([number for number, rests in enumerate(resting) if rests]))
         return self._told()
 
     def _resting(self) -> list[bool]:
@@ -243,73 +283,70 @@ class _Stepping:
             idle = (idle[::2] & idle[1::2]).repeat_interleave(2)
         return cast(list[bool], idle.tolist())
 
-    def _cut(self, only: list[int]) -> list[Micro]:
-        formula = self.compiled.formula
-        return cut(self.examples, formula.coupling, formula.on, self.how, self.policy, only)
+    def cut(self, only: Sequence[int] | None = None, *, how: Cutting | None = None) -> list[Micro]:
+        """The micro-batches of the batch, or of some of its sequences."""
+        formula, way = self.compiled.formula, how or self.how
+        return cut(self.reader.fed, formula.coupling, formula.on, way, self.policy, only)
 
-    def _complete(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        old = {"old_logp": values["logp"].detach()} if self.on_policy else {}
+    def complete(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Live values with everything constant, and what was before the update where that is the
+        same."""
+        old = {name: values[now].detach() for name, now in self.copied.items()}
         return {**self.fixed, **values, **old}
 
-    def _weights(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The gradient of the loss by every live value, flat [N]."""
-        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
-        loss = self.compiled.loss(self._complete(leaves), self.layout)
-        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        return {
-            name: torch.zeros_like(leaf) if grad is None else grad.to(leaf.dtype)
-            for (name, leaf), grad in zip(leaves.items(), found, strict=True)
-        }
+    def weights(self) -> dict[str, Tensor]:
+        """The gradient of the loss by every live value, flat."""
+        leaves = {name: value.detach().requires_grad_() for name, value in self.live.items()}
+        loss = self.compiled.loss(self.complete(leaves), self.layout)
+        return pulled(loss, leaves)
 
     def _fused(self, micro: Micro, known: dict[str, Tensor] | None) -> None:
         """The head's gradient without a graph, then the body's by one backward pass."""
-        network = self.policy.network
-        states = states_of(self.policy, micro)
-        apart = states.detach()
+        piece, states = self.reader.piece(micro), states_of(self.policy, micro)
         if known is None:
             with torch.no_grad():
-                self._note(micro, self._values(apart, micro))
-            known = self._weights(self.live)
-        weights = Weights(*(known[name][micro.slots] for name in self.live))
-        *found, back = head_gradient(
-            network, apart, micro.targets, weights, temperature=self.temperature
-        )
-        self._note(micro, found)
+                self._note(piece, self.reader.read(states.detach(), piece))
+            known = self.weights()
+        self.pull(piece, states, known)
+
+    def pull(self, piece: Piece, states: Tensor, weights: Mapping[str, Tensor]) -> None:
+        """Add the gradient of the weighted sum of live values, and note them."""
+        if not fusable(self.policy.network):
+            read = self.reader.read(states, piece)
+            parts = [
+                (value * weights[name][piece.places(name)]).sum() for name, value in read.items()
+            ]
+            torch.stack(parts).sum().backward()  # type: ignore[no-untyped-call]
+            return self._note(piece, {name: value.detach() for name, value in read.items()})
+        found, back = self.reader.backward(states.detach(), piece, weights)
+        self._note(piece, found)
         states.backward(back)  # type: ignore[no-untyped-call]
 
     def _plain(self, micro: Micro) -> None:
         """The gradient of everything by autograd."""
-        found = self._values(states_of(self.policy, micro), micro)
+        piece = self.reader.piece(micro)
+        found = self.reader.read(states_of(self.policy, micro), piece)
         placed = {
-            name: self.live[name].index_copy(0, micro.slots, value)
-            for name, value in zip(self.live, found, strict=True)
+            name: self.live[name].index_copy(0, piece.places(name), value.to(self.live[name]))
+            for name, value in found.items()
         }
-        self.compiled.loss(self._complete(placed), self.layout).backward()  # type: ignore[no-untyped-call]
+        self.compiled.loss(self.complete(placed), self.layout).backward()  # type: ignore[no-untyped-call]
         self.live = {name: value.detach() for name, value in placed.items()}
 
-    def _values(self, states: Tensor, micro: Micro) -> list[Tensor]:
-        found = token_values(
-            self.policy.network,
-            states,
-            micro.targets,
-            entropy=self.entropy,
-            temperature=self.temperature,
-        )
-        return [value for value in found if value is not None]
-
     @torch.no_grad()
-    def _fill(self, micros: Sequence[Micro]) -> None:
+    def fill(self, micros: Sequence[Micro]) -> None:
         """Live values from a forward pass alone."""
         for micro in micros:
-            self._note(micro, self._values(states_of(self.policy, micro), micro))
+            piece = self.reader.piece(micro)
+            self._note(piece, self.reader.read(states_of(self.policy, micro), piece))
 
-    def _note(self, micro: Micro, found: Sequence[Tensor]) -> None:
-        for name, value in zip(self.live, found, strict=True):
-            self.live[name][micro.slots] = value
+    def _note(self, piece: Piece, found: Mapping[str, Tensor]) -> None:
+        for name, value in found.items():
+            self.live[name][piece.places(name)] = value.to(self.live[name].dtype)
 
     @torch.no_grad()
     def _told(self) -> Step:
-        values = self._complete(self.live)
+        values = self.complete(self.live)
         loss = float(self.compiled.loss(values, self.layout))
         if loss != loss or loss in (float("inf"), float("-inf")):
             raise StageError(
@@ -318,4 +355,18 @@ class _Stepping:
                 "this",
             )
         logs = self.compiled.logs(values, self.layout)
-        return Step(loss, logs, len(self.layout.token_sequence))
+        memory = (
+            self.compiled.next_state(values, self.layout) if self.compiled.formula.memory else {}
+        )
+        return Step(loss, logs, len(self.layout.token_sequence), memory)
+
+
+def pulled(value: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradient of a number by leaves; zero where it does not depend on them."""
+    if not value.requires_grad:
+        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf) if grad is None else grad.to(leaf.dtype)
+        for (name, leaf), grad in zip(leaves.items(), found, strict=True)
+    }

@@ -5,7 +5,8 @@ The values are module names, so that a stage that only handles text never import
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -38,3 +39,15 @@ def run_of(verb: str) -> Run:
     """The function of a verb; KeyError when there is none."""
     run: Run = import_module(VERBS[verb]).run
     return run
+
+
+def ready(verbs: Iterable[str]) -> None:
+    """Import what these verbs need, at the start of a process. Modules stay for good: the garbage
+    collector, which would look through torch's again and again, comes in afterwards only."""
+    gc.disable()
+    try:
+        for verb in verbs:
+            run_of(verb)
+    finally:
+        gc.freeze()
+        gc.enable()

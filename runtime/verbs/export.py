@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -37,5 +37,5 @@ def run(context: Context, inputs: dict[str, object]) -> Files:
     target = (project / context.stage.settings["path"]).resolve()
     if not target.is_relative_to(project):
         raise StageError(f"`path` of {context.stage.name} leaves the project folder {project}.")
-    model.save(target)
+    replace(model, heads={}).save(target)
     return Files(context.stage.settings["path"])

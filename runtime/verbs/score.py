@@ -78,6 +78,10 @@ def _shown(context: Context, scored: Rollouts) -> dict[str, Any]:
 def with_rewards(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -> Rollouts:
     """New rows that carry their reward and its parts. `inputs` holds the critics of a rubric."""
     assert context.stage.reward is not None
+    if context.stage.reward["op"] == "model":
+        from grape.runtime.core.judging import judged
+
+        return judged(inputs["judge"], rollouts)
     if context.stage.reward["op"] == "rubric":
         return _judged(context, rollouts, inputs)
     scores = score_rollouts(

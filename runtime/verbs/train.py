@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,9 +26,11 @@ from grape.runtime.core.models import Policy
 from grape.runtime.core.optim import Optimizer
 from grape.runtime.core.packing import Example
 from grape.runtime.core.resume import load_checkpoint, save_checkpoint
-from grape.runtime.core.step import Cutting, gradient, logprobs
+from grape.runtime.core.step import Stepping, logprobs
 from grape.runtime.errors import StageError
-from grape.runtime.formula import Compiled, compile_formula
+from grape.runtime.formula import Compiled
+from grape.runtime.verbs.constrained import compiled_for, first_memory, mend, natural
+from grape.runtime.verbs.supplied import Supplied, cutting
 
 
 @dataclass(slots=True)
@@ -38,10 +41,23 @@ class Trainer:
     compiled: Compiled
     optimizer: Optimizer
     settings: dict[str, Any]
+    memory: dict[str, float] = field(default_factory=dict)
+    """What every `state` of the formula has become; empty before the first update."""
+
+    def stepping(self, supplied: Supplied, members: Sequence[int], compiled: Compiled) -> Stepping:
+        """A step on some of the examples."""
+        examples = [supplied.examples[member] for member in members]
+        done, draw = self.optimizer.progress, f"{self.settings['seed']}/{self.optimizer.done}"
+        known = supplied.of(self.policy, members, self.memory, done, draw)
+        return Stepping(self.policy, compiled, examples, known, supplied.how)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint of the repeat keeps; it comes back as `context.state["resume"]`."""
-        return self.optimizer.state_dict()
+        return {**self.optimizer.state_dict(), "memory": self.memory}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+        self.memory = state.get("memory", {})
 
 
 def run(context: Context, inputs: dict[str, Any]) -> Policy:
@@ -62,34 +78,39 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     temperature = _temperature(data)
     if isinstance(data, Rollouts):
         _check_rollouts(context, policy, data, examples)
-    given = _given(context, trainer, inputs, examples, temperature, many=len(batches) > 1)
-    if "ref_logp" in given and isinstance(data, Rollouts):
-        apart = given["ref_logp"].cpu() - _recorded(examples)
+    formula = Formula.from_json(context.stage.formula or {})
+    how = cutting(settings)
+    supplied = Supplied(context.stage.name, formula.needs, inputs, examples, how, temperature)
+    if len(batches) > 1 or formula.constraints:
+        supplied.before(policy)
+    if "ref_logp" in supplied.given and isinstance(data, Rollouts):
+        apart = supplied.given["ref_logp"].cpu() - _recorded(examples)
         _watch(context).reference_gap(context, float((apart.exp() - apart - 1).mean()))
-    offsets = _offsets(examples)
     resumed = 0
     if context.rounds == 1:
-        resumed = load_checkpoint(context.work, policy, trainer.optimizer)
+        resumed = load_checkpoint(context.work, policy, trainer)
     saved = time.monotonic()
     for number, batch in enumerate(batches):
         if number < resumed:
             continue
-        members = [member for unit in batch for member in unit]
-        _update(
-            context,
-            trainer,
-            [examples[member] for member in members],
-            _slices(given, offsets, members),
-            temperature,
-            number,
-            len(batches),
-        )
+        stepping = trainer.stepping(supplied, _members(batch), trainer.compiled)
+        _update(context, trainer, stepping, number, len(batches))
         if context.rounds == 1 and time.monotonic() - saved > settings["checkpoint"]:
-            save_checkpoint(context.work, policy, trainer.optimizer, number + 1)
+            save_checkpoint(context.work, policy, trainer, number + 1)
             saved = time.monotonic()
+    if formula.constraints and settings["solver"] == "penalty":
+        whole = _batches(units, per_update, {**settings, "epochs": 1, "updates": None}, context)
+        parts = [partial(trainer.stepping, supplied, _members(batch)) for batch in whole]
+        mend(context, formula, parts, trainer.optimizer, trainer.memory)
     return policy
 
 
+def _members(batch: list[list[int]]) -> list[int]:
+    return [member for unit in batch for member in unit]
+
+
+HEADS = {"value": {"value", "old_value"}, "score": {"score"}}
+"""Which head a formula trains, by the quantities that it reads."""
 PROBED = 16
 """Sequences whose log-probabilities are compared before the first update."""
 
@@ -116,7 +137,7 @@ def _check_rollouts(
         return
     context.state["checked"] = True
     some = examples[:PROBED]
-    now = logprobs(policy, some, _cutting(context.stage.settings), temperature=_temperature(data))
+    now = logprobs(policy, some, cutting(context.stage.settings), temperature=_temperature(data))
     contracts.check_first_ratio(context, _recorded(some).tolist(), now.tolist())
 
 
@@ -127,13 +148,22 @@ def _trainer(context: Context, policy: Policy, updates: int) -> Trainer:
         settings = context.stage.settings
         if settings["adapter"] and not policy.adapter:
             policy = policy.with_adapter(settings["adapter"], settings["seed"])
-        compiled = compile_formula(Formula.from_json(context.stage.formula))
-        optimizer = Optimizer(policy.model.parameters(), settings, updates * context.rounds)
-        context.state["trainer"] = Trainer(policy, compiled, optimizer, settings)
+        formula = Formula.from_json(context.stage.formula)
+        compiled = compiled_for(formula, settings)
+        heads = [policy.head(name) for name in HEADS if formula.needs & HEADS[name]]
+        optimizer = Optimizer(
+            policy.model.parameters(),
+            settings,
+            updates * context.rounds,
+            [head.weight for head in heads],
+        )
+        memory = first_memory(formula, settings)
+        trainer = Trainer(policy, compiled, optimizer, settings, memory)
+        context.state["trainer"] = trainer
         if "resume" in context.state:
-            optimizer.load_state_dict(context.state.pop("resume"))
-    trainer: Trainer = context.state["trainer"]
-    return trainer
+            trainer.load_state_dict(context.state.pop("resume"))
+    made: Trainer = context.state["trainer"]
+    return made
 
 
 def _units(examples: list[Example], context: Context) -> list[list[int]]:
@@ -175,81 +205,26 @@ def _temperature(data: object) -> float:
     return 1.0
 
 
-def _given(
-    context: Context,
-    trainer: Trainer,
-    inputs: dict[str, Any],
-    examples: list[Example],
-    temperature: float,
-    *,
-    many: bool,
-) -> dict[str, Tensor]:
-    """Flat log-probs that the formula needs from other forward passes."""
-    needs = trainer.compiled.formula.needs
-    how = _cutting(trainer.settings)
-    given = {}
-    for name, port in (("ref_logp", "reference"), ("teacher_logp", "teacher")):
-        if name in needs:
-            if port not in inputs:
-                raise StageError(f"`{context.stage.name}` needs a {port} model and has none")
-            given[name] = logprobs(inputs[port], examples, how, temperature=temperature)
-    if "old_logp" in needs and many:
-        given["old_logp"] = logprobs(trainer.policy, examples, how, temperature=temperature)
-    return given
-
-
-def _cutting(settings: dict[str, Any]) -> Cutting:
-    return Cutting(
-        budget=settings["micro_tokens"],
-        share=settings["share_prompts"],
-        packed=settings["packed"],
-        fused=settings["fused_head"],
-        skip=settings["skip_idle"],
-    )
-
-
-def _offsets(examples: list[Example]) -> list[range]:
-    found, at = [], 0
-    for example in examples:
-        found.append(range(at, at + len(example.completion)))
-        at += len(example.completion)
-    return found
-
-
-def _slices(
-    given: dict[str, Tensor], offsets: list[range], members: list[int]
-) -> dict[str, Tensor]:
-    if not given:
-        return {}
-    places = torch.tensor([place for member in members for place in offsets[member]])
-    return {name: value[places.to(value.device)] for name, value in given.items()}
-
-
 def _update(
     context: Context,
     trainer: Trainer,
-    examples: list[Example],
-    given: dict[str, Tensor],
-    temperature: float,
+    stepping: Stepping,
     number: int,
     total: int,
 ) -> None:
     start = time.monotonic()
     watch = _watch(context)
     try:
-        step = gradient(
-            trainer.policy,
-            trainer.compiled,
-            examples,
-            given=given,
-            how=_cutting(trainer.settings),
-            progress=trainer.optimizer.progress,
-            temperature=temperature,
-        )
+        step = stepping.run()
     except StageError as error:
         raise contracts.not_finite(context, error, watch.last) from None
-    stepped = trainer.optimizer.step()
+    if stepping.compiled.formula.constraints and trainer.settings["solver"] == "natural_gradient":
+        stepped = natural(context, stepping, trainer.optimizer, trainer.settings)
+    else:
+        stepped = trainer.optimizer.step()
     trainer.policy.updates += 1
+    trainer.memory |= step.memory
+    examples = stepping.examples
     metrics = {
         "event": "metrics",
         "stage": context.stage.name,
@@ -260,6 +235,7 @@ def _update(
         "loss": step.loss,
         **stepped,
         **step.logs,
+        **{f"state.{name}": value for name, value in step.memory.items()},
         **dict(_rewards(examples)),
     }
     context.emit(metrics)
@@ -276,7 +252,7 @@ def _update(
     )
 
 
-def _rewards(examples: list[Example]) -> Iterator[tuple[str, float]]:
+def _rewards(examples: Sequence[Example]) -> Iterator[tuple[str, float]]:
     """Means over the batch that every online run wants to see."""
     if "reward" in examples[0].scalars:
         count = len(examples)

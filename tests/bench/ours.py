@@ -1,6 +1,7 @@
 """Grape's side of a comparison: one step for every line on stdin, one JSON line of cost each.
 
-`python ours.py WORKLOAD FOLDER`; FOLDER holds the model. `prepare` writes it.
+`python ours.py WORKLOAD FOLDER`; FOLDER holds the model. `prepare` writes it. The process begins as
+a worker does, and tells where the time of a step went.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import resource
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,45 @@ def prepare(folder: Path) -> None:
         pretrained(source, project=folder, dtype="float32", trust_remote_code=False).save(
             folder / "smol"
         )
+
+
+class Phases:
+    """CPU seconds of the parts of a step; a part within another counts for itself only."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = defaultdict(float)
+        self.within: list[float] = []
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            start = time.process_time()
+            self.within.append(0.0)
+            try:
+                return function(*args, **named)
+            finally:
+                whole = time.process_time() - start
+                self.spent[name] += whole - self.within.pop()
+                if self.within:
+                    self.within[-1] += whole
+
+        return call
+
+    def watch(self) -> None:
+        """Put the clocks where the parts of a step begin and end."""
+        from torch import Tensor
+
+        from grape.runtime.core import optim, rollout, step
+
+        for place, name, part in (
+            (rollout, "generate_for", "sampling"),
+            (step, "logprobs", "reference"),
+            (step, "states_of", "forward"),
+            (step, "head_gradient", "head"),
+            (step, "token_values", "head"),
+            (Tensor, "backward", "backward"),
+            (optim.Optimizer, "step", "optimizer"),
+        ):
+            setattr(place, name, self.timed(part, getattr(place, name)))
 
 
 def stepper(work: Workload, folder: Path) -> Callable[[int], int]:
@@ -140,13 +181,19 @@ def stepper(work: Workload, folder: Path) -> Callable[[int], int]:
 
 
 def main() -> None:
+    from grape.runtime.verbs import ready
+
     name, folder = sys.argv[1], Path(sys.argv[2])
     if name == "prepare":
         prepare(folder)
         return
+    ready(["sample", "train"])
+    phases = Phases()
+    phases.watch()
     step = stepper(WORKLOADS[name], folder)
     print(json.dumps({"ready": time.process_time()}), flush=True)
     for number, _ in enumerate(sys.stdin):
+        phases.spent.clear()
         cpu, wall = time.process_time(), time.perf_counter()
         tokens = step(number)
         cost = {
@@ -155,6 +202,7 @@ def main() -> None:
             "tokens": tokens,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "since_start": time.process_time(),
+            "phases": dict(phases.spent),
         }
         print(json.dumps(cost), flush=True)
 

@@ -19,6 +19,7 @@ class Workload:
 
     kind: str
     model: str
+    title: str
     prompts: int = 8
     group: int = 8
     prompt: int = 100
@@ -27,18 +28,54 @@ class Workload:
     """Every second group gets equal rewards."""
     stops: bool = False
     """One token in 32 ends a completion."""
+    chat: bool = False
+    """Prompts are questions to a chat model, which ends its answers itself."""
+    start: bool = False
+    """What counts is the CPU time from the start of the process to the end of the first step."""
     target: float = 1.0
     """The ratio that Grape is to stay under."""
+    memory: float | None = None
+    """The same for the peak of memory."""
+    warm: int = 1
+    """Steps that are not counted."""
+    steps: int = 3
 
 
 WORKLOADS = {
-    "grpo-smol": Workload("grpo", "smol", prompts=4, target=0.30),
-    "grpo-small": Workload("grpo", "small", target=0.35),
-    "grpo-half-idle": Workload("grpo", "small", idle=True, target=0.22),
-    "rloo-small": Workload("rloo", "small", target=0.35),
-    "dpo-long-prompts": Workload("dpo", "small", prompt=384, tokens=48, target=0.5),
-    "sft-packing": Workload("sft", "small", prompts=16, target=0.7),
-    "rollout": Workload("rollout", "small", stops=True, target=1 / 2.2),
+    "grpo-smol": Workload(
+        "grpo",
+        "smol",
+        "GRPO, SmolLM2-135M, 4 prompts × 8 × up to 64",
+        prompts=4,
+        chat=True,
+        target=0.30,
+        memory=0.5,
+        steps=1,
+    ),
+    "grpo-small": Workload(
+        "grpo", "small", "GRPO, small, 8 prompts × 8 × 64", target=0.35, memory=0.5
+    ),
+    "grpo-half-idle": Workload(
+        "grpo", "small", "the same, half of the groups with equal rewards", idle=True, target=0.22
+    ),
+    "rloo-small": Workload("rloo", "small", "RLOO, small, 8 prompts × 8 × 64", target=0.35),
+    "dpo-long-prompts": Workload(
+        "dpo", "small", "DPO, small, 8 pairs, prompts of 384", prompt=384, tokens=48, target=0.5
+    ),
+    "sft-packing": Workload(
+        "sft", "small", "SFT, small, 16 texts of 32 to 200", prompts=16, target=0.7, steps=5
+    ),
+    "rollout": Workload(
+        "rollout", "small", "sampling 8 × 8 × up to 64, small", stops=True, target=1 / 2.2, steps=5
+    ),
+    "start-up": Workload(
+        "sft",
+        "small",
+        "start of the process to the first step",
+        prompts=16,
+        start=True,
+        target=0.65,
+    ),
 }
 
 
@@ -75,6 +112,12 @@ def prompts(work: Workload) -> list[str]:
     found = texts(work.prompts, work.prompt, 0)
     if work.idle:
         found = [("idle " if at % 2 else "busy ") + text for at, text in enumerate(found)]
+    if work.chat:
+        found = [
+            f"<|im_start|>user\nHow often does the word cat occur in this text? {text}<|im_end|>\n"
+            "<|im_start|>assistant\n"
+            for text in found
+        ]
     return found
 
 

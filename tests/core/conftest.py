@@ -1,4 +1,4 @@
-"""Lets the tests of the core import each other as `core.…`."""
+"""Lets the tests of the training core import each other as `core.…`."""
 
 import sys
 from pathlib import Path

@@ -17,21 +17,24 @@ from transformers import AutoModelForCausalLM, GemmaConfig
 import grape
 from grape.compiler.formula.levels import Level
 from grape.compiler.formula.quantities import QUANTITIES
+from grape.compiler.formula.vocabulary import TABLES
 from grape.runtime.algorithm import LIBRARY, Algorithm
+from grape.runtime.core import vocab
 from grape.runtime.core.models import Policy, prepared
 from grape.runtime.core.packing import Example
-from grape.runtime.core.step import Cutting, gradient
+from grape.runtime.core.step import Cutting, gradient, values_of
+from grape.runtime.core.vocab import Table
 from grape.runtime.formula import compile_formula, level_of
 from grape.runtime.verbs.fresh import new_model, train_tokenizer
 
 torch.set_num_threads(1)
 
 CLOSE = 1e-9
-PLAIN = {Level.TOKEN, Level.SEQUENCE, Level.GROUP, Level.PAIR, Level.POSITION, Level.BATCH}
 ARCHITECTURES = ("llama", "gpt2")
 ONE, THREE, ALL = 1, 24, 10**6
 """Budgets of input tokens that hold one, about three, and all sequences of the batch."""
 CUTS = [
+    Cutting(THREE, fused=False, skip=False),
     Cutting(ONE, share=True, packed=True),
     Cutting(THREE, share=True, packed=True),
     Cutting(THREE, share=False, packed=False),
@@ -46,19 +49,12 @@ def algorithm_of(name: str) -> Algorithm:
     return grape.algorithm(name, beta=0.1) if plain.params.get("beta") == 0 else plain
 
 
-def trained(name: str) -> bool:
-    """Whether `train` can run an algorithm: its levels are those of rows, and its live quantities
-    those of a language model without further heads."""
-    formula = algorithm_of(name).formula
-    live = {need for need in formula.needs if need in QUANTITIES and QUANTITIES[need].live}
-    return live <= {"logp", "entropy"} and {term.level for term in formula.terms} <= PLAIN
-
-
-NAMES = [name for name in sorted(path.stem for path in LIBRARY.glob("*.grape")) if trained(name)]
+NAMES = sorted(path.stem for path in LIBRARY.glob("*.grape"))
+IDS = {"step", "tree", "cluster", "set"}
 
 
 @cache
-def policy(architecture: str) -> Policy:
+def policy(architecture: str, seed: int = 3) -> Policy:
     settings = {
         "architecture": architecture,
         "layers": 1,
@@ -68,8 +64,12 @@ def policy(architecture: str) -> Policy:
         "intermediate": 24,
         "context": 64,
     }
-    made = new_model(settings, train_tokenizer(iter(()), 0), 3)
-    return replace(made, model=prepared(made.model.to(torch.float64)))
+    made = new_model(settings, train_tokenizer(iter(()), 0), seed)
+    found = replace(made, model=prepared(made.model.to(torch.float64)))
+    for number, name in enumerate(("score", "value")):
+        with torch.no_grad():
+            found.head(name).weight += torch.linspace(-1 - number, 2, 16, dtype=torch.float64)
+    return found
 
 
 def examples(algorithm: Algorithm) -> list[Example]:
@@ -85,10 +85,20 @@ def examples(algorithm: Algorithm) -> list[Example]:
         for name in sorted(algorithm.needs - set(scalars)):
             if name in QUANTITIES and (QUANTITIES[name].live or QUANTITIES[name].derived):
                 continue
+            if name in IDS or level_of(name) is Level.STEP:
+                continue
+            if level_of(name) is Level.VOCAB:
+                continue
             if level_of(name) is Level.TOKEN:
                 tokens[name] = (-5.5 + torch.rand(size, generator=make)).tolist()
             else:
                 scalars[name] = float(number % 2)
+        steps = [place // 2 for place in range(size)]
+        tokens["step"] = [float(step) for step in steps]
+        for name in algorithm.needs - IDS:
+            if level_of(name) is Level.STEP and name != "step_index":
+                tokens[name] = [1.0 + (number + step) % 3 for step in steps]
+        scalars |= {name: float(number % 2) for name in IDS - {"step"}}
         found.append(Example(prompt, completion, group, tokens, scalars))
     return found
 
@@ -98,19 +108,37 @@ def padded(rows: list[list[float]], width: int) -> Tensor:
 
 
 def live(model: Policy, batch: list[Example], width: int) -> dict[str, Tensor]:
-    """`logp` and `entropy` [S, T], each sequence through the model by itself."""
-    found: dict[str, list[Tensor]] = {"logp": [], "entropy": []}
+    """`logp`, `entropy`, `value` [S, T], `logp_all` [S, T, V] and `score` [S], each sequence
+    through the model by itself."""
+    found: dict[str, list[Tensor]] = {}
     for example in batch:
         ids = torch.tensor([example.prompt + example.completion])
-        logits = model.model(ids).logits[0, len(example.prompt) - 1 : -1]
-        table = torch.log_softmax(logits, -1)
+        made = model.model(ids, output_hidden_states=True)
+        before = slice(len(example.prompt) - 1, -1)
+        table = torch.log_softmax(made.logits[0, before], -1)
+        states = made.hidden_states[-1][0]
         values = {
             "logp": table.gather(1, torch.tensor(example.completion)[:, None])[:, 0],
             "entropy": -(table.exp() * table).sum(-1),
+            "value": states[before] @ model.head("value").weight[0],
+            "logp_all": table,
         }
         for name, value in values.items():
-            found[name].append(torch.nn.functional.pad(value, (0, width - len(value)), value=99.0))
+            rest = [0, 0] * (value.dim() - 1) + [0, width - len(value)]
+            padding = torch.nn.functional.pad(value, rest, value=99.0)
+            found.setdefault(name, []).append(padding)
+        found.setdefault("score", []).append(states[-1] @ model.head("score").weight[0])
     return {name: torch.stack(rows) for name, rows in found.items()}
+
+
+def tables(architecture: str, algorithm: Algorithm, batch: list[Example]) -> dict[str, Table]:
+    """The distributions of other models that an algorithm reads: one model for each."""
+    found = {}
+    for seed, name in enumerate(sorted(algorithm.needs & TABLES - {"logp_all"})):
+        model = policy(architecture, seed)
+        states = values_of(model, batch, Cutting(), ("states",))["states"]
+        found[name] = Table.of(model.network, states)
+    return found
 
 
 def tensors(
@@ -122,9 +150,15 @@ def tensors(
     mask = torch.arange(width)[None, :] < torch.tensor(lengths)[:, None]
     group = torch.tensor([example.group for example in batch])
     made = {"mask": mask, "group": group, **live(model, batch, width)}
+    architecture = "gpt2" if "GPT2" in type(model.network).__name__ else "llama"
+    for seed, name in enumerate(sorted(algorithm.needs & TABLES - {"logp_all"})):
+        made[name] = live(policy(architecture, seed), batch, width)["logp_all"].detach()
     for name in algorithm.needs - set(made):
-        level = level_of(name)
-        if level is Level.TOKEN:
+        if name in IDS - {"step"}:
+            made[name] = torch.tensor([int(row.scalars[name]) for row in batch])
+            continue
+        level = Level.TOKEN if name == "step" else level_of(name)
+        if level in (Level.TOKEN, Level.STEP):
             made[name] = padded([example.tokens[name] for example in batch], width)
         elif level is not Level.BATCH:
             rows = batch[::2] if level is Level.PAIR else batch
@@ -136,8 +170,9 @@ def tensors(
 
 def gradients(model: Policy) -> Tensor:
     """All gradients, flat, and none left behind."""
-    found = [p.grad.flatten() for p in model.model.parameters() if p.grad is not None]
-    model.model.zero_grad(set_to_none=True)
+    found = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    for parameter in model.parameters():
+        parameter.grad = None
     return torch.cat(found)
 
 
@@ -156,7 +191,8 @@ def held(name: str, architecture: str, batch: list[Example], how: Cutting) -> No
     """The step on `batch`, cut as `how` says, gives the expected loss and gradient."""
     loss, wanted = expected(name, architecture)
     algorithm, model = algorithm_of(name), policy(architecture)
-    step = gradient(model, compile_formula(algorithm.formula), batch, given={}, how=how)
+    compiled, others = compile_formula(algorithm.formula), tables(architecture, algorithm, batch)
+    step = gradient(model, compiled, batch, given={}, how=how, tables=others)
     found = gradients(model)
     assert abs(step.loss - loss) <= CLOSE * max(1.0, abs(loss)), how
     assert (found - wanted).norm() <= CLOSE * wanted.norm(), how
@@ -164,6 +200,8 @@ def held(name: str, architecture: str, batch: list[Example], how: Cutting) -> No
 
 def test_the_library_is_trained() -> None:
     assert {"sft", "reinforce", "rloo", "grpo", "dapo", "dr_grpo", "dpo"} <= set(NAMES)
+    assert {"tree_rl", "tree_grpo", "polychromic", "seed_grpo"} <= set(NAMES)
+    assert {"ppo", "dgpo", "fixpo", "reward_model", "gkd", "rover", "bco", "trpo"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -220,3 +258,44 @@ def test_float64_norms_compute_what_the_family_computes(kind: str) -> None:
     torch.testing.assert_close(exact, rounded, atol=1e-5, rtol=1e-4)
     shifted = prepared(model)(torch.cat([ids, ids])).logits[1:]
     assert (shifted - exact).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name", ["ppo", "dgpo", "rover", "grpo"])
+def test_what_is_not_given_of_before_is_the_current_pass(name: str) -> None:
+    algorithm, model = algorithm_of(name), policy("llama")
+    batch = [
+        replace(one, tokens={k: v for k, v in one.tokens.items() if not k.startswith("old_")})
+        for one in examples(algorithm)
+    ]
+    filled = tensors(model, algorithm, examples(algorithm))
+    for old in [need for need in algorithm.needs if need.startswith("old_")]:
+        filled[old] = filled[old.removeprefix("old_")].detach()
+    loss = algorithm.evaluate(filled).loss
+    loss.backward()  # type: ignore[no-untyped-call]
+    wanted = gradients(model)
+    others = tables("llama", algorithm, batch)
+    others.pop("old_logp_all", None)
+    for how in CUTS:
+        compiled = compile_formula(algorithm.formula)
+        step = gradient(model, compiled, batch, given={}, how=how, tables=others)
+        assert abs(step.loss - loss.item()) <= CLOSE * max(1.0, abs(loss.item())), how
+        assert (gradients(model) - wanted).norm() <= CLOSE * wanted.norm(), how
+
+
+@pytest.mark.parametrize("name", ["gkd", "rover"])
+def test_distributions_do_not_depend_on_how_many_tokens_are_read_at_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    rows = Table.rows
+
+    def counted(self: Table, slots: Tensor, temperature: float) -> Tensor:
+        found = rows(self, slots, temperature)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(Table, "rows", counted)
+    monkeypatch.setattr(vocab, "CELLS", 600)  # two tokens
+    for how in CUTS:
+        held(name, "llama", examples(algorithm_of(name)), how)
+    assert max(sizes) == 2

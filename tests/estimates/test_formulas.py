@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,24 @@ CONFIG = {
     ],
 )
 @pytest.mark.parametrize("length", [64, 512])
+@pytest.mark.parametrize("packed", [True, False])
 def test_activations_are_what_autograd_keeps(
-    family: str, more: dict[str, Any], length: int
+    family: str, more: dict[str, Any], length: int, packed: bool
 ) -> None:
     config = {**CONFIG, **more}
     facts = facts_of({"model_type": family, **config}, "here")
-    lines = memory.activations(facts, 4, Range.known(length))
+    lines = memory.activations(facts, 4, Range.known(length), packed=packed)
     assert sum(line.bytes.expected for line in lines) == pytest.approx(
-        _kept(family, config, length), rel=0.05
+        _kept(family, config, length, packed), rel=0.05
     )
 
 
-def _kept(family: str, config: dict[str, Any], length: int) -> int:
+def _kept(family: str, config: dict[str, Any], length: int, packed: bool) -> int:
     """Bytes of the distinct tensors that a forward pass of one row saves for its backward."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    from grape.runtime.core.attention import Forest, Tree, attending
 
     made = AutoConfig.for_model(family, **config)
     build: Any = AutoModelForCausalLM.from_config
@@ -64,8 +68,11 @@ def _kept(family: str, config: dict[str, Any], length: int) -> int:
             kept[place] = tensor
         return tensor
 
-    mask = torch.ones(length, length).tril().bool()[None, None]
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    mask = None if packed else torch.ones(length, length).tril().bool()[None, None]
+    half = length // 2
+    twigs = ((half, half + length // 4), (half + length // 4, length))
+    view = attending(model, Forest((Tree(0, half, length, twigs),))) if packed else nullcontext()
+    with view, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model.base_model(
             input_ids=torch.zeros(1, length, dtype=torch.long),
             attention_mask=mask,
@@ -86,7 +93,7 @@ def test_the_peak_is_what_is_resident_and_the_largest_phase() -> None:
     assert memory.peak(lines[:1]) == Range.known(5)
 
 
-SETTINGS: dict[str, Any] = {"adapter": None}
+SETTINGS: dict[str, Any] = {"adapter": None, "packed": True, "fused_head": True}
 
 
 def test_the_optimizer_is_there_early_only_when_there_is_a_second_update() -> None:
@@ -100,7 +107,7 @@ def test_the_optimizer_is_there_early_only_when_there_is_a_second_update() -> No
 def test_an_adapter_trains_few_numbers_and_is_merged_into_a_copy() -> None:
     facts = facts_of({"model_type": "llama", **CONFIG}, "here")
     adapter = {"rank": 4, "targets": "all-linear"}
-    update = Update(Range.known(64), Range.known(32), True, {"adapter": adapter})
+    update = Update(Range.known(64), Range.known(32), True, {**SETTINGS, "adapter": adapter})
     lines = {line.name: line for line in memory.training(facts, 4, update)}
     assert lines["gradients"].bytes.expected < facts.parameters
     assert lines["merged weights"].bytes.expected == facts.parameters * 4
@@ -109,9 +116,25 @@ def test_an_adapter_trains_few_numbers_and_is_merged_into_a_copy() -> None:
 
 def test_logits_are_never_more_than_one_chunk() -> None:
     facts = facts_of({"model_type": "llama", **CONFIG}, "here")
-    most = memory.head(facts, Range.known(memory.CHUNK))
-    assert memory.head(facts, Range.known(10 * memory.CHUNK)) == most
+    most = memory.head(facts, 4, Range.known(memory.CHUNK), fused=False)
+    assert memory.head(facts, 4, Range.known(10 * memory.CHUNK), fused=False) == most
     assert most.bytes.expected == memory.CHUNK * 300 * 4 * 4
+
+
+def test_a_head_without_a_graph_keeps_few_logits_and_the_hidden_states() -> None:
+    facts = facts_of({"model_type": "llama", **CONFIG}, "here")
+    few = memory.head(facts, 4, Range.known(100), fused=True).bytes.expected
+    assert few == 100 * 300 * 4 * 2 + 100 * 64 * 4 * 2
+    count = 10 * memory.CELLS
+    many = memory.head(facts, 4, Range.known(count), fused=True).bytes.expected
+    assert many == memory.CELLS // 300 * 300 * 4 * 2 + count * 64 * 4 * 2
+
+
+def test_a_head_that_waits_for_log_probs_runs_once_more() -> None:
+    facts = facts_of({"model_type": "llama", **CONFIG}, "here")
+    made = Sequences(10, 1, Range.known(6), Range.known(4), False)
+    once, twice = (work.training(facts, made, SETTINGS, 1, 0, twice=x) for x in (False, True))
+    assert twice.flops.expected - once.flops.expected == 40 * 2 * 300 * 64
 
 
 def test_the_work_of_a_short_forward_pass_is_two_operations_per_parameter() -> None:

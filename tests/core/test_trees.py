@@ -154,7 +154,7 @@ def test_a_step_is_the_formula_on_the_whole_batch(policy: Policy, name: str) -> 
     wanted = float(algo.evaluate(batch).loss)
     assert step.loss == pytest.approx(wanted, abs=1e-9)
     assert abs(wanted) > 1e-6
-    layout = layout_of(algo.formula, examples)
+    layout = layout_of(algo.formula, examples, policy.device)
     assert layout.num_groups == 2 and layout.size(Level.SEQUENCE) == 22
 
 

@@ -139,7 +139,7 @@ def origin(expr: ast.Expr) -> str | None:
 
 def _extreme(name: str, pick: Callable[..., Any]) -> Callable[[ast.Call, Scope], Value]:
     def call(expr: ast.Call, scope: Scope) -> Value:
-        values = [_number(arg.value, scope) for arg in expr.args]
+        values = [_number(arg.value, evaluate(arg.value, scope)) for arg in expr.args]
         if not values:
             refuse("G205", f"`{name}` needs at least one number", expr.span)
         return pick(values, key=lambda value: value.data)  # type: ignore[no-any-return]
@@ -155,8 +155,8 @@ _CALLS: dict[str, Callable[[ast.Call, Scope], Value]] = {
 }
 
 
-def _number(expr: ast.Expr, scope: Scope) -> Value:
-    value = evaluate(expr, scope)
+def _number(expr: ast.Expr, value: Value) -> Value:
+    """The value of `expr`, which must be a number."""
     if value.kind not in NUMBERS:
         refuse("G205", f"`{expr.span.text}` must be a number, not {show(value)}", expr.span)
     return value
@@ -165,7 +165,7 @@ def _number(expr: ast.Expr, scope: Scope) -> Value:
 def _unary(expr: ast.Unary, scope: Scope) -> Value:
     if expr.op == "not":
         return Value(not truth(expr.operand, scope), "bool")
-    value = _number(expr.operand, scope)
+    value = _number(expr.operand, evaluate(expr.operand, scope))
     return Value(-value.data, value.kind)
 
 
@@ -185,7 +185,7 @@ def _binary(expr: ast.Binary, scope: Scope) -> Value:
         return _compare(expr, left_value, right_value)
     if expr.op == "+" and left_value.kind == right_value.kind == "string":
         return Value(left_value.data + right_value.data, "string")
-    return _arithmetic(expr, _number(expr.left, scope), _number(expr.right, scope))
+    return _arithmetic(expr, _number(expr.left, left_value), _number(expr.right, right_value))
 
 
 def _member(expr: ast.Binary, scope: Scope) -> Value:

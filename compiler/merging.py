@@ -43,15 +43,21 @@ def check_merge(stage: Stage, node: ast.Node, models: list[Found], place: Place)
 def _origin(name: str, place: Place) -> Stage | None:
     """The model source that a model descends from."""
     region = place.region
-    while True:
+    passed = []
+    while name not in region.sources:
         stage = region.stages.get(name)
         if stage is None:
             return None
+        passed.append(name)
         ports = {edge.port: edge.source for edge in stage.inputs}
         above = ports.get("model") or ports.get("start") or ports.get("first")
         if above is None:
-            return stage
+            region.sources[name] = stage
+            break
         name = above
+    source = region.sources[name]
+    region.sources.update(dict.fromkeys(passed, source))
+    return source
 
 
 def _check_alike(models: list[tuple[Found, Stage | None]], span: Span) -> None:

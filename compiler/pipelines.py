@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from grape.compiler.branches import Forced, World, check_branches, skipped_stages
+from grape.compiler.branches import Forced, World, check_branches
 from grape.compiler.checks import compile_check, compile_until
 from grape.compiler.constants import Value, evaluate, show
 from grape.compiler.copies import Copy, fill_path
@@ -24,7 +24,6 @@ from grape.compiler.types import ArtifactType
 from grape.compiler.unfolding import Unfolded, attempt, head, unfold
 from grape.dsl import ast
 from grape.dsl.findings import Finding, Label
-from grape.dsl.source import Span
 
 
 def build_graph(
@@ -41,17 +40,13 @@ def build_graph(
     outputs, checks = made.build(declared)
     skips = made.pipeline.skips
 
-    worlds: dict[frozenset[tuple[Span, bool]], World] = {}
-
     def world(forced: Forced) -> World:
-        key = frozenset(forced.items())
-        if key not in worlds:
-            other = _Work(Pipeline(module, project, [], layers, forced), values)
-            other.build(declared)
-            worlds[key] = other.pipeline.findings, other.pipeline.skips, other.regions
-        return worlds[key]
+        other = _Work(Pipeline(module, project, [], layers, forced), values)
+        other.build(declared)
+        return other.pipeline.findings, other.pipeline.skips, other.regions
 
-    findings += check_branches(world, skips)
+    found, skipped = check_branches(world, skips)
+    findings += found
     region = made.regions[""]
     if None in region.stages.values() or None in outputs or None in checks:
         known = None in module.imported.values() or module.file.damaged
@@ -66,7 +61,7 @@ def build_graph(
         outputs=tuple(output for output in outputs if output),
         span=declared.span,
         doc=declared.doc,
-        skipped=tuple(skipped_stages(world, skips)),
+        skipped=tuple(skipped),
         left_out=tuple(f"{text}  ({skip.reason})" for skip in skips for text in skip.others),
     )
 
@@ -85,8 +80,9 @@ class _Work:
         region = self.regions[""] = Region(self.pipeline, self._node)
         said = Unfolded()
         unfold(declared.body, Place(region, self.values), said)
-        for name, node in region.nodes.items():
-            attempt(findings, partial(region.stage, name, node.statement.name.span))
+        for name in region.inputs_first():
+            span = region.nodes[name].statement.name.span
+            attempt(findings, partial(region.stage, name, span))
         outputs = [attempt(findings, partial(_output, *found)) for found in said.outputs]
         checks = [attempt(findings, partial(_check, *found)) for found in said.checks]
         return outputs, checks
@@ -144,8 +140,9 @@ class _Work:
         """Build the stages of a repeat; findings say what went wrong."""
         findings = self.pipeline.findings
         step, step_place = _next_of(node, said)
-        for name, inner in body.nodes.items():
-            attempt(findings, partial(body.stage, name, inner.statement.name.span))
+        for name in body.inputs_first():
+            span = body.nodes[name].statement.name.span
+            attempt(findings, partial(body.stage, name, span))
         body.nodes["next"] = Declared("next", step, step_place)
         made = attempt(findings, lambda: body.stage("next", step.span))
         if made is None:

@@ -6,7 +6,7 @@ matter; a node that failed is poisoned, and what needs it is skipped in silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +21,9 @@ from grape.dsl import ast
 from grape.dsl.findings import Finding, Label
 from grape.dsl.source import Span
 
+MAX_OPEN = 60
+"""How many stages may wait for one another; `inputs_first` leaves that to circles only."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
@@ -30,8 +33,8 @@ class Pipeline:
     project: Path
     findings: list[Finding]
     layers: Mapping[str, str]
-    forced: Mapping[Span, bool] = field(default_factory=dict)
-    """Answers of `if`s, by their heads, that are taken whatever their tests say."""
+    forced: Mapping[str, bool] = field(default_factory=dict)
+    """What tests of `if`s, by their text, come to whatever the parameters say."""
     skips: list[Skip] = field(default_factory=list)
 
 
@@ -98,6 +101,8 @@ class Region:
     """Names, plain and full, that only a branch not taken defines."""
     stages: dict[str, Stage | None] = field(default_factory=dict)
     order: list[Stage] = field(default_factory=list)
+    sources: dict[str, Stage] = field(default_factory=dict)
+    """Models to the model source that they descend from, as far as a merge asked."""
     open: list[str] = field(default_factory=list)
     outer: Place | None = None
     carry: ast.Ident | None = None
@@ -105,11 +110,36 @@ class Region:
     outside: dict[str, Span] = field(default_factory=dict)
     """Names of outer stages that a body uses, and where first."""
 
+    def inputs_first(self) -> list[str]:
+        """The nodes in the order of the file, each after those that it names, so that a long chain
+        written backwards needs no deep recursion."""
+        order: list[str] = []
+        entered: set[str] = set()
+        complete: set[str] = set()
+        """Plain names of which every copy is entered."""
+        for first in self.nodes:
+            waiting = [(first, False)]
+            while waiting:
+                name, ready = waiting.pop()
+                if ready:
+                    order.append(name)
+                elif name not in entered:
+                    entered.add(name)
+                    waiting.append((name, True))
+                    fresh = [n for n in _mentioned(self.nodes[name].statement) if n not in complete]
+                    complete.update(fresh)
+                    copies = [full for plain in fresh for full in self.families.get(plain, ())]
+                    waiting += [(full, False) for full in reversed(copies)]
+        return order
+
     def stage(self, name: str, span: Span) -> Stage:
         """The stage of a full name, built when it is not yet. Raises `Refused`."""
         if name in self.open:
             chain = " → ".join([*self.open[self.open.index(name) :], name])
             refuse("G112", f"these stages need each other: {chain}", span)
+        if len(self.open) > MAX_OPEN:
+            chain = " → ".join(self.open[:3])
+            refuse("G112", f"these stages need each other: {chain} → … → {name}", span)
         if name not in self.stages:
             self.open.append(name)
             self.stages[name] = None
@@ -213,8 +243,7 @@ def _chosen(name: str, keys: Sequence[Key], span: Span, place: Place) -> str:
     """The full name of the copy that is meant: that of the same values where the use stands in the
     same `each`, else the one that the index names."""
     region = place.region
-    family = [region.nodes[full].place.copies for full in region.families[name]]
-    blocks = family[0]
+    blocks = region.nodes[region.families[name][0]].place.copies
     pairs = zip(blocks, place.copies, strict=False)
     shared = next((n for n, (a, b) in enumerate(pairs) if a.block != b.block), None)
     shared = min(len(blocks), len(place.copies)) if shared is None else shared
@@ -222,6 +251,7 @@ def _chosen(name: str, keys: Sequence[Key], span: Span, place: Place) -> str:
         _ask_which(name, keys, span, region, shared)
     fixed = [copy.text for copy in place.copies[: len(blocks) - len(keys)]]
     texts = list(fixed)
+    family = [region.nodes[full].place.copies for full in region.families[name]] if keys else []
     for level, (key, key_span) in enumerate(keys, len(fixed)):
         known = list(dict.fromkeys(copies[level].text for copies in family))
         found = match(key, known)
@@ -283,6 +313,29 @@ def _complain(name: str, span: Span, place: Place) -> NoReturn:
             hint = f"after the repeat, `{node.name.name}` is its last model"
             refuse("G117", message, span, hint=hint)
     unknown("G101", f"there is no `{name}` here", name, span, known)
+
+
+def _mentioned(statement: ast.Node | ast.Repeat) -> Iterator[str]:
+    """The names in a node, in the order of the file; those that are no nodes too."""
+    open_: list[ast.Expr] = []
+    if isinstance(statement, ast.Repeat):
+        open_ = [statement.start]
+        for inner in statement.body:
+            open_ += _expressions(inner)
+    else:
+        open_ = _expressions(statement)
+    open_.reverse()
+    while open_:
+        expr = open_.pop()
+        if isinstance(expr, ast.Name):
+            yield expr.name
+        open_ += reversed(list(ast.inside(expr)))
+
+
+def _expressions(statement: ast.Statement) -> list[ast.Expr]:
+    if isinstance(statement, ast.Node):
+        return [statement.call, *(setting.value for setting in statement.settings)]
+    return [found for body in ast.bodies(statement) for s in body for found in _expressions(s)]
 
 
 def _names_in(body: tuple[ast.Statement, ...]) -> list[str]:

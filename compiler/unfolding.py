@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
-from grape.compiler.constants import evaluate, show, truth
+from grape.compiler.branches import decide
+from grape.compiler.constants import evaluate, show
 from grape.compiler.copies import copies_of, copy_name
 from grape.compiler.names import Refused, refuse
 from grape.compiler.regions import Declared, Place, Region, Skip
@@ -94,8 +95,7 @@ def _each(statement: ast.Each, place: Place, into: Unfolded) -> None:
 
 def _if(statement: ast.If, place: Place, into: Unfolded) -> None:
     pipeline = place.region.pipeline
-    forced = pipeline.forced.get(statement.span)
-    taken = truth(statement.test, place.values) if forced is None else forced
+    taken = decide(statement.test, pipeline.forced, place.values)
     unfold(statement.yes if taken else statement.no, place, into)
     left = statement.no if taken else statement.yes
     if not left:
@@ -208,10 +208,10 @@ def _check_free(name: ast.Ident, full: str, place: Place) -> None:
     blocks = [copy.block for copy in place.copies]
     here: Region | None = region
     while here is not None:
-        for other in here.families.get(name.name, ()):
-            first = here.nodes[other]
+        for other in here.families.get(name.name, ())[:1]:  # the others stand in the same blocks
+            first = here.nodes.get(full) or here.nodes[other]
             copies = here is region and blocks == [c.block for c in first.place.copies]
-            if other == full or not copies:
+            if full in here.nodes or not copies:
                 labels = (Label(first.statement.name.span, "first defined here"),)
                 refuse("G102", f"`{name.name}` is defined twice", name.span, labels=labels)
         here = here.outer.region if here.outer is not None else None

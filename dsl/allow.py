@@ -8,15 +8,22 @@ from grape.dsl.ast import Allow, File
 from grape.dsl.catalogue import codes, entry
 from grape.dsl.findings import Edit, Finding, Fix
 from grape.dsl.nearest import did_you_mean
+from grape.dsl.source import Source
 
 
 def apply_allows(files: Iterable[File], findings: Iterable[Finding]) -> list[Finding]:
     """The findings that are not silenced, and findings about suppressions that do nothing. Of a
     code that only a plan can tell, a file alone cannot say whether it is there."""
     allows = [allow for file in files for allow in file.allows]
+    by_code: dict[str, dict[tuple[Source, int], list[Allow]]] = {}
+    for allow in allows:
+        places = by_code.setdefault(allow.code, {})
+        for line in (allow.span.line, allow.span.line + 1):
+            places.setdefault((allow.span.source, line), []).append(allow)
     kept, used = [], set()
     for finding in findings:
-        silencing = [allow for allow in allows if silences(allow, finding)]
+        places = by_code.get(finding.code, {})
+        silencing = places.get((finding.span.source, finding.span.line), []) if places else []
         used.update(silencing)
         if not silencing:
             kept.append(finding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 
 def nearest(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
@@ -10,6 +11,11 @@ def nearest(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
 
     Distance is Damerau-Levenshtein with adjacent swaps (optimal string alignment).
     """
+    return _nearest(name, tuple(candidates))
+
+
+@lru_cache(maxsize=64)
+def _nearest(name: str, candidates: tuple[str, ...]) -> tuple[str, ...]:
     limit = max(1, len(name) // 3)
     best: list[str] = []
     best_distance = limit + 1

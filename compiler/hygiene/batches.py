@@ -8,18 +8,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from grape.compiler.graph import Graph, Stage
-from grape.compiler.hygiene.walk import Scope, ancestry, input_of, samplers, scopes_of, setting_span
+from grape.compiler.hygiene.walk import (
+    Scope,
+    input_of,
+    samplers,
+    scopes_of,
+    setting_span,
+    source_of,
+)
 from grape.dsl import ast
 from grape.dsl.findings import Finding, Label
 
 
 def check_batches(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding]:
     """Updates that do not come out even (G405, G406), tokens that cannot fit (G413)."""
+    sources: dict[int, Stage] = {}
     for scope in scopes_of(graph):
         if scope.stage.verb == "train":
             yield from _updates(scope, declared)
         if scope.stage.verb in ("sample", "evaluate", "train"):
-            yield from _context(scope, declared)
+            yield from _context(scope, declared, sources)
 
 
 def _updates(scope: Scope, declared: ast.PipelineDecl) -> Iterator[Finding]:
@@ -86,20 +94,22 @@ def _either(size: int, unit: int) -> str:
     return f"{low} or {high}" if low else f"{high}"
 
 
-def _context(scope: Scope, declared: ast.PipelineDecl) -> Iterator[Finding]:
+def _context(
+    scope: Scope, declared: ast.PipelineDecl, sources: dict[int, Stage]
+) -> Iterator[Finding]:
     """Settings in tokens against the context of a model that the file itself builds."""
     edge = input_of(scope.stage, "model")
-    line = list(ancestry(edge.source, scope.local)) if edge is not None else []
-    if not line or line[-1].verb != "fresh":
+    source = source_of(edge.source, scope.local, sources) if edge is not None else None
+    if source is None or source.verb != "fresh":
         return
-    context = line[-1].settings["context"]
+    context = source.settings["context"]
     name = "max_length" if scope.stage.verb == "train" else "max_tokens"
     wanted = scope.stage.settings[name]
     if wanted is None or wanted + (name == "max_tokens") <= context:
         return
     span = setting_span(scope.stage, declared, name)
-    labels = (Label(setting_span(line[-1], declared, "context"), f"a context of {context}"),)
-    message = f"`{name} = {wanted}` does not fit the {context} tokens of `{line[-1].name}`"
+    labels = (Label(setting_span(source, declared, "context"), f"a context of {context}"),)
+    message = f"`{name} = {wanted}` does not fit the {context} tokens of `{source.name}`"
     if name == "max_tokens":
         message += ", which hold the prompt too"
     yield Finding(

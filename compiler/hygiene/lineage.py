@@ -15,6 +15,7 @@ from grape.compiler.hygiene.walk import (
     metrics,
     samplers,
     scopes_of,
+    within,
 )
 from grape.dsl import ast
 from grape.dsl.findings import Edit, Finding, Fix, Label
@@ -60,7 +61,7 @@ def _trained_and_evaluated(graph: Graph) -> Iterator[Finding]:
     """Evaluations of models on items that made them: by training, or by ending their repeat."""
     for stage, local, home in _evaluations(graph):
         for leaf in leaves(stage, ("prompts",), local):
-            made = _makers(stage, "model", local, home)
+            made = _makers(stage, local, home)
             other, trained = next(
                 ((one, how) for one, how in made if leaf.shares_with(one)), (None, True)
             )
@@ -87,31 +88,44 @@ def _evaluations(graph: Graph) -> Iterator[tuple[Stage, Local, str | None]]:
             yield stage, top, None
         for inner in stage.body:
             if inner.verb == "evaluate":
-                yield inner, {**top, **{other.name: other for other in stage.body}}, stage.name
+                yield inner, within(stage, top), stage.name
 
 
-def _makers(stage: Stage, port: str, local: Local, home: str | None) -> Iterator[tuple[Leaf, bool]]:
-    """The data that made the model of a port: trained on (True), or asked by an `until` (False).
+def _makers(stage: Stage, local: Local, home: str | None) -> Iterator[tuple[Leaf, bool]]:
+    """The data that made the model of a stage: trained on (True), or asked by an `until` (False).
     An evaluation inside a repeat, `home`, may well be what its own `until` asks."""
-    for edge in stage.inputs:
-        model = local.get(edge.source)
-        if edge.port != port or model is None:
+    waiting = [edge.source for edge in stage.inputs if edge.port == "model"]
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        model = local.get(name)
+        if model is None or name in seen:
             continue
+        seen.add(name)
         if model.verb == "train":
             yield from ((leaf, True) for leaf in leaves(model, ("data",), local))
-            yield from _makers(model, "model", local, home)
         elif model.verb == "repeat":
-            inside = {**local, **{inner.name: inner for inner in model.body}}
-            asked = {name for until in model.until for name in metrics(until.test)}
-            for inner in model.body:
-                if inner.verb == "train":
-                    yield from ((leaf, True) for leaf in leaves(inner, ("data",), inside))
-                elif inner.name in asked and inner.verb == "evaluate" and model.name != home:
-                    yield from ((leaf, False) for leaf in leaves(inner, ("prompts",), inside))
-            yield from _makers(model, "start", local, home)
-        elif model.verb == "merge":
-            for name in ("first", "second", "third", "fourth"):
-                yield from _makers(model, name, local, home)
+            yield from _rounds(model, local, home)
+        ports = _FROM.get(model.verb, ())
+        waiting += [edge.source for edge in reversed(model.inputs) if edge.port in ports]
+
+
+_FROM = {
+    "train": ("model",),
+    "repeat": ("start",),
+    "merge": ("first", "second", "third", "fourth"),
+}
+"""The inputs that a model is made from."""
+
+
+def _rounds(model: Stage, local: Local, home: str | None) -> Iterator[tuple[Leaf, bool]]:
+    inside = within(model, local)
+    asked = {name for until in model.until for name in metrics(until.test)}
+    for inner in model.body:
+        if inner.verb == "train":
+            yield from ((leaf, True) for leaf in leaves(inner, ("data",), inside))
+        elif inner.name in asked and inner.verb == "evaluate" and model.name != home:
+            yield from ((leaf, False) for leaf in leaves(inner, ("prompts",), inside))
 
 
 def _reference(scope: Scope) -> Iterator[Finding]:

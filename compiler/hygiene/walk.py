@@ -6,9 +6,10 @@ model came from, and the place of a setting in the file. Nothing here makes a fi
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from grape.compiler.graph import Edge, Graph, Stage
 from grape.dsl import ast
@@ -56,9 +57,14 @@ def scopes_of(graph: Graph) -> Iterator[Scope]:
     top = {stage.name: stage for stage in graph.stages}
     for stage in graph.stages:
         yield Scope(stage, top, None)
-        inside = {**top, **{inner.name: inner for inner in stage.body}}
+        inside = within(stage, top)
         for inner in stage.body:
             yield Scope(inner, inside, stage)
+
+
+def within(repeat: Stage, local: Local) -> Local:
+    """What the stages of a repeat may name."""
+    return ChainMap({inner.name: inner for inner in repeat.body}, cast(dict[str, Stage], local))
 
 
 def leaves(stage: Stage, ports: tuple[str, ...], local: Local) -> Iterator[Leaf]:
@@ -106,6 +112,20 @@ def ancestry(name: str, local: Local) -> Iterator[Stage]:
         found = local.get(edge.source) if edge is not None else None
 
 
+def source_of(name: str, local: Local, known: dict[int, Stage]) -> Stage | None:
+    """The last of the ancestry. `known` holds, by identity, what earlier calls found."""
+    line = []
+    for stage in ancestry(name, local):
+        line.append(stage)
+        if id(stage) in known:
+            break
+    if not line:
+        return None
+    source = known.get(id(line[-1]), line[-1])
+    known.update((id(stage), source) for stage in line)
+    return source
+
+
 def metrics(node: Mapping[str, Any]) -> Iterator[str]:
     """The stages that a check or an `until` asks."""
     if node["op"] == "metric":
@@ -127,22 +147,33 @@ def nodes_of(declared: ast.PipelineDecl) -> Iterator[ast.Node]:
     return (item for item in statements(declared.body) if isinstance(item, ast.Node))
 
 
+class _Nodes:
+    """The nodes of the declaration asked last, by place: findings ask for many of one."""
+
+    def __init__(self) -> None:
+        self.declared: ast.PipelineDecl | None = None
+        self.nodes: dict[Span, ast.Node] = {}
+
+    def at(self, span: Span, declared: ast.PipelineDecl) -> ast.Node | None:
+        if self.declared is not declared:
+            self.nodes = {node.span: node for node in nodes_of(declared)}
+            self.declared = declared
+        return self.nodes.get(span)
+
+
+_NODES = _Nodes()
+
+
 def setting_span(stage: Stage, declared: ast.PipelineDecl, name: str) -> Span:
     """Where the file sets a setting of a stage; its call where it does not."""
-    for node in nodes_of(declared):
-        if node.span == stage.span:
-            for setting in node.settings:
-                if setting.name.name == name:
-                    return setting.span
-            return node.call.span
-    return stage.span
+    node = _NODES.at(stage.span, declared)
+    if node is None:
+        return stage.span
+    return next((s.span for s in node.settings if s.name.name == name), node.call.span)
 
 
 def value_span(stage: Stage, declared: ast.PipelineDecl, name: str) -> Span | None:
     """Where the value of a setting stands, for a fix; None where the file does not set it."""
-    for node in nodes_of(declared):
-        if node.span == stage.span:
-            for setting in node.settings:
-                if setting.name.name == name:
-                    return setting.value.span
-    return None
+    node = _NODES.at(stage.span, declared)
+    settings = node.settings if node is not None else ()
+    return next((s.value.span for s in settings if s.name.name == name), None)

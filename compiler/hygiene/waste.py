@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from grape.compiler.graph import Graph, Stage
-from grape.compiler.hygiene.walk import metrics, nodes_of, statements
+from grape.compiler.hygiene.walk import metrics, statements
 from grape.dsl import ast
 from grape.dsl.findings import Finding, Label
 from grape.dsl.source import Span
@@ -21,26 +21,21 @@ def _unused(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding]:
     used = {output.source for output in graph.outputs}
     for check in graph.checks:
         used |= set(metrics(check.test))
+    wasted: list[Stage] = []
     for stage in graph.stages:
         used |= {edge.source for edge in stage.inputs}
         inner_used = {edge.source for inner in stage.body for edge in inner.inputs}
         inner_used |= {name for until in stage.until for name in metrics(until.test)}
-        for inner in stage.body:
-            if inner.name not in inner_used and inner.name != "next":
-                yield from _wasted(inner, declared)
-    for stage in graph.stages:
-        if stage.name not in used:
-            yield from _wasted(stage, declared)
-
-
-def _wasted(stage: Stage, declared: ast.PipelineDecl) -> Iterator[Finding]:
-    if stage.verb in ("evaluate", "export"):
-        return
-    names = {node.span: node.name.span for node in nodes_of(declared)}
-    names |= {s.span: s.name.span for s in statements(declared.body) if isinstance(s, ast.Repeat)}
-    message = f"nothing uses `{stage.name}`"
-    hint = "publish it with `output`, use it, or remove it"
-    yield Finding("G403", message, names[stage.span], hint=hint)
+        wasted += [s for s in stage.body if s.name not in inner_used and s.name != "next"]
+    wasted += [stage for stage in graph.stages if stage.name not in used]
+    wasted = [stage for stage in wasted if stage.verb not in ("evaluate", "export")]
+    if wasted:
+        named = (s for s in statements(declared.body) if isinstance(s, ast.Node | ast.Repeat))
+        names = {statement.span: statement.name.span for statement in named}
+        for stage in wasted:
+            message = f"nothing uses `{stage.name}`"
+            hint = "publish it with `output`, use it, or remove it"
+            yield Finding("G403", message, names[stage.span], hint=hint)
 
 
 def _paths(graph: Graph) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ORACLE_PIP := $(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-all lint type fmt table vsix wheel-check oracles bench clean
+.PHONY: quickstart test test-all lint type fmt table vsix wheel-check oracles bench fuzz clean
 
 quickstart: $(VENV)/.run  ## Train SmolLM2 on additions: SFT, then GRPO; about ten minutes on two cores
 	$(BIN)/grape run pipelines/quickstart.grape
@@ -48,6 +48,9 @@ oracles: $(ORACLES)/.ready  ## Golden values of TRL, verl and Liger, computed an
 
 bench: $(VENV)/.dev $(ORACLES)/.ready  ## Beside TRL on the same models: times, memory, growth; ARGS=--write for docs/performance.md
 	$(BIN)/python tests/bench/compare.py --trl $(ORACLES)/bin/python $(ARGS)
+
+fuzz: $(VENV)/.dev  ## 100,000 damaged files through parse, check and format; a quarter of an hour
+	PYTHONPATH=tests $(BIN)/python -m fuzz.run
 
 clean:
 	rm -rf $(VENV) $(ORACLES) dist build .mypy_cache .ruff_cache .pytest_cache

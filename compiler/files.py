@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from grape.compiler.graph import Stage
-from grape.compiler.names import refuse
+from grape.compiler.names import is_path, refuse
 from grape.compiler.sources import PARTS
 from grape.compiler.templates import parse_template
 from grape.dsl.nearest import nearest
@@ -35,7 +35,7 @@ def check_files(stage: Stage, span: Span, project: Path) -> None:
 def _inside(code: str, what: str, path: str, span: Span, project: Path) -> Path:
     """The place that a path means. Refuses one outside the project, before anything is read."""
     hint = "a run reads the folder of its pipeline file only: copy the file there"
-    if "\0" in path or len(path) > 4096:
+    if not is_path(path):
         refuse(code, f"the path of the {what} is no path", span)
     place = (project / path).resolve()
     if not place.is_relative_to(project.resolve()):
@@ -124,7 +124,7 @@ def _check_package(text: str, span: Span) -> None:
         hint = f"install the package that ships it, for example `pip install {package}`"
         refuse("G111", f"the Python package `{package}` is not installed", span, hint=hint)
     folders = list(spec.submodule_search_locations or [])
-    if ".." in Path(path).parts or path.startswith("/") or "\0" in path:
+    if ".." in Path(path).parts or path.startswith("/") or not is_path(path):
         refuse("G711", f'"{path}" lies outside the package `{package}`', span)
     if not any((Path(folder) / path).exists() for folder in folders) or not path:
         refuse("G111", f'the package `{package}` ships no "{path}"', span)

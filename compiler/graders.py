@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from grape.compiler.names import refuse
+from grape.compiler.names import is_path, refuse
 from grape.dsl.source import Span
 
 Check = Callable[[Mapping[str, Any], Span, Path], None]
@@ -35,6 +35,8 @@ def _is_inline(schema: str) -> bool:
 
 
 def _inside(text: str, span: Span, project: Path) -> Path:
+    if not is_path(text):
+        refuse("G702", "the path of what this reward reads is no path", span)
     place = (project / text).resolve()
     if not place.is_relative_to(project.resolve()):
         hint = "what a reward reads stays inside the folder of the pipeline file"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import grape
-from grape.compiler.names import Refused, refuse, unknown
+from grape.compiler.names import Refused, is_path, refuse, unknown
 from grape.dsl import ast
 from grape.dsl.findings import Edit, Finding, Fix, Label
 from grape.dsl.nearest import nearest
@@ -203,7 +203,7 @@ def _not_there(use: ast.Use, ident: ast.Ident, known: list[str]) -> NoReturn:
 def _place(loading: Loading, module: Module, use: ast.Use) -> Path:
     """The file or folder that a source means."""
     text = use.source.value
-    if "\0" in text or len(text) > 1024:
+    if not is_path(text):
         refuse("G104", "the source of this import is no path", use.source.span)
     if text == "std" or text.startswith("std/"):
         base, root = STD.parent / text, STD

@@ -47,3 +47,13 @@ def unknown(
         refuse(code, message, span, hint=meant, fix=fix if len(close) == 1 else None)
     hint = f"{listing}: {', '.join(names)}" if names and listing else None
     refuse(code, message, span, hint=hint)
+
+
+def is_path(text: str) -> bool:
+    """Whether a file system can hold such a path; asking it for another raises OSError."""
+    longest = max(len(part.encode(errors="replace")) for part in text.split("/"))
+    return "\0" not in text and len(text) <= MAX_PATH and longest <= MAX_NAME
+
+
+MAX_PATH, MAX_NAME = 1024, 240
+"""Characters of a path and bytes of a name in it; systems take 255, and endings may be added."""

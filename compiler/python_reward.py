@@ -39,7 +39,7 @@ def read_reward(text: str, span: Span, project: Path) -> Signature:
 
 def _parts(text: str, span: Span) -> tuple[str, str]:
     path, _, function = text.partition(":")
-    if not path.endswith(".py") or not function.isidentifier() or "\0" in path:
+    if not path.endswith(".py") or not function.isidentifier() or not is_path(path):
         refuse("G202", f'`python` takes "FILE.py:FUNCTION", not "{text}"', span)
     return path, function
 

@@ -116,7 +116,7 @@ def _settle_blanks(lines: list[str]) -> list[str]:
             if settled and not settled[-1].endswith(("{", "(", "[")):
                 settled.append("")
             continue
-        if line.lstrip()[0] in "})]" and settled and not settled[-1]:
+        if line.lstrip(" ")[0] in "})]" and settled and not settled[-1]:
             settled.pop()
         if _starts_block(line) and settled and settled[-1] and not settled[-1].startswith("#"):
             settled.append("")

@@ -64,6 +64,7 @@ def parse(source: Source) -> tuple[ast.File, list[Finding]]:
     parser = _parser()
     text = source.text
     findings: list[Finding] = []
+    tries = 0
     while True:
         try:
             items = parser.read(source, text)
@@ -71,12 +72,14 @@ def parse(source: Source) -> tuple[ast.File, list[Finding]]:
         except (UnexpectedInput, TooDeep) as error:
             from grape.dsl.recovery import cut, mend, place_of  # 5 ms that a sound file needs not
 
-            if len(findings) == MAX_ERRORS:
+            tries += 1
+            if tries > MAX_ERRORS:
                 findings[-1] = replace(findings[-1], hint="the rest of the file was not read")
                 text = cut(text, place_of(error, text))
                 continue
             finding, text = mend(source, text, error)
-            findings.append(finding)
+            if finding.span.end <= len(source.text):  # else a brace that mending put there
+                findings.append(finding)
     damaged = bool(findings)
     findings += parser.builder.findings
     edition, declarations = _top(source, items, findings, damaged)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cold_lint import cpu_seconds  # type: ignore[import-not-found]
+from cold_lint import cpu_seconds
 
 SIZES = (20, 200, 2_000)
 COMMANDS = (("lint",), ("fmt", "--check"), ("graph",), ("plan",))

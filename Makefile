@@ -50,7 +50,7 @@ bench: $(VENV)/.dev $(ORACLES)/.ready  ## Beside TRL on the same models: times, 
 	$(BIN)/python tests/bench/compare.py --trl $(ORACLES)/bin/python $(ARGS)
 
 fuzz: $(VENV)/.dev  ## 100,000 damaged files through parse, check and format; a quarter of an hour
-	PYTHONPATH=tests $(BIN)/python -m fuzz.run
+	PYTHONPATH=src:tests $(BIN)/python -m fuzz.run
 
 clean:
 	rm -rf $(VENV) $(ORACLES) dist build .mypy_cache .ruff_cache .pytest_cache

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from grape.compiler.names import refuse, unknown
+from grape.compiler.names import is_path, refuse, unknown
 from grape.dsl.source import Source, Span
 
 MAX_BYTES = 1_000_000

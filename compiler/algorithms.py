@@ -55,13 +55,11 @@ def formula_of(
 ) -> Formula:
     """The algorithm with its parameters filled in. Raises `Refused`; what inference finds in the
     algorithm itself goes to `findings`."""
-    from grape.compiler.formula.infer import infer
-
     check_declared(declaration.params)
     name = declaration.name.name
     _check_settings(name, declaration, expr)
     values = call_values(name, declaration.params, expr.args, scope, expr.span)
-    formula, found = infer(declaration, _scalars(values), parts=parts)
+    formula, found = _inferred(declaration, values, parts)
     findings += found
     if formula is None:
         raise Refused(None)
@@ -156,15 +154,39 @@ def _check_settings(name: str, declaration: ast.AlgorithmDecl, expr: ast.Call) -
 def check_declaration(declaration: ast.AlgorithmDecl, findings: list[Finding]) -> None:
     """Infer an algorithm with its defaults; one with a parameter without default is checked where
     it is used, since its parts and values are known there. Raises `Refused`."""
-    from grape.compiler.formula.infer import infer
-
     check_declared(declaration.params)
     values: dict[str, Value] = {}
     for param in declaration.params:
         if param.default is None:
             return
         values[param.name.name] = default_of(param, values, declaration.name.name, param.span)
-    findings += infer(declaration, _scalars(values), parts=mentioned_parts(declaration))[1]
+    findings += _inferred(declaration, values, mentioned_parts(declaration))[1]
+
+
+MAX_KEPT = 256
+"""Inferred formulas that are kept."""
+
+_Inferred = tuple[Formula | None, tuple[Finding, ...]]
+_kept: dict[tuple[int, str, frozenset[str]], tuple[ast.AlgorithmDecl, _Inferred]] = {}
+
+
+def _inferred(
+    declaration: ast.AlgorithmDecl, values: Mapping[str, Value], parts: frozenset[str]
+) -> _Inferred:
+    """What inference says, kept for the same declaration (the same object) and the same values:
+    stages often share an algorithm, and an editor checks a file at every keystroke."""
+    from grape.compiler.formula.infer import infer
+
+    key = id(declaration), repr(sorted(_scalars(values).items())), parts
+    if key not in _kept:
+        formula, found = infer(declaration, _scalars(values), parts=parts)
+        while len(_kept) >= MAX_KEPT:
+            del _kept[next(iter(_kept))]
+        _kept[key] = (
+            declaration,
+            (formula, tuple(found)),
+        )  # kept alive, so that its id stays its own
+    return _kept[key][1]
 
 
 def mentioned_parts(declaration: ast.AlgorithmDecl) -> frozenset[str]:

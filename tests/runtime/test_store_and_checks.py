@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,33 @@ def check(confidence: float | None) -> PlannedCheck:
 def test_paired_checks(before: list[float], after: list[float], verdict: str) -> None:
     reports = {"before": report(before), "after": report(after)}
     assert judge(check(0.95), reports).verdict == verdict
+
+
+@pytest.mark.parametrize(("op", "verdict"), [("<", "fail"), ("<=", "fail"), (">=", "pass")])
+def test_paired_checks_know_which_side_is_larger(op: str, verdict: str) -> None:
+    reports = {"before": report([0.0] * 40), "after": report([0.0, 1.0] * 20)}
+    paired = check(0.95)
+    turned = paired.model_copy(update={"test": {**paired.test, "op": op}})
+    assert judge(turned, reports).verdict == verdict
+
+
+def test_as_many_items_are_not_the_same_items() -> None:
+    other = report([1.0] * 40)
+    moved = [replace(score, item=f"other-{score.item}") for score in other.scores]
+    verdict = judge(check(0.95), {"before": report([0.0] * 40), "after": Report(moved)})
+    assert verdict.verdict == "inconclusive" and "differ in 80 items" in verdict.detail
+
+
+@pytest.mark.parametrize("confidence", [None, 0.95])
+def test_items_without_completions_decide_nothing(confidence: float | None) -> None:
+    empty = Report([replace(score, rewards=[]) for score in report([1.0] * 40).scores])
+    verdict = judge(check(confidence), {"before": report([0.0] * 40), "after": empty})
+    assert verdict.verdict == "inconclusive" and "without completions" in verdict.detail
+
+
+def test_one_item_decides_nothing() -> None:
+    verdict = judge(check(0.95), {"before": report([0.0]), "after": report([1.0])})
+    assert verdict.verdict == "inconclusive"
 
 
 def test_plain_checks() -> None:

@@ -88,13 +88,20 @@ class Program:
             return bind(declared, params)
         return algorithm(name, **params)
 
-    def run(self, pipeline: str | None = None) -> RunResult:
+    def run(self, pipeline: str | None = None, *, probe: bool = True) -> RunResult:
         """Run through Prefect, in silence; `.state`, `.outputs` and `.report` say how it went.
 
-        Raises `grape.runtime.errors.StageError` when the run could not start."""
+        First rows and tokenizers are looked at before, as `grape run` does, unless `probe` is
+        false. Raises `grape.Invalid` for what that finds wrong, and
+        `grape.runtime.errors.StageError` when the run could not start."""
         from grape.compiler.draw import FORMATS
         from grape.runtime.launch import launch
+        from grape.runtime.probe import probe as look
 
-        plan, graph = self.plan(pipeline), self.checked.graph(pipeline)
+        graph = self.checked.graph(pipeline)
+        seen = look(self.checked, graph.pipeline) if probe else []
+        if any(map(compiler.is_error, seen)):
+            raise compiler.Invalid(seen)
+        plan = self.plan(pipeline)
         svg = FORMATS["svg"](graph, plan)
         return launch(plan, graph_svg=svg, stream=None)

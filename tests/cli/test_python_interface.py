@@ -42,6 +42,14 @@ def test_errors_are_raised_with_their_findings(file: Path) -> None:
         grape.load(file.with_name("nothing.grape"))
 
 
+def test_a_run_looks_at_the_data_first(file: Path) -> None:
+    file.write_text(file.read_text().replace('"{sum}"', '"{summ}"'))
+    with pytest.raises(grape.Invalid) as caught:
+        grape.load(file).run()
+    assert "G420" in {finding.code for finding in caught.value.findings}
+    assert not (file.parent / ".grape" / "runs").exists()
+
+
 def test_algorithms_of_a_file_and_of_the_library(file: Path) -> None:
     program = grape.load(file)
     batch = {

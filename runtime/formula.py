@@ -334,6 +334,9 @@ class _Lowering:
     def _reduce(self, term: Term) -> fx.Node:
         attrs = dict(term.attrs)
         kind = str(attrs["kind"])
+        source = self.formula.terms[term.args[0]].level
+        if (source, term.level, kind) == (Level.VOCAB, Level.TOKEN, "sum") and len(term.args) == 1:
+            return self.graph.call_function(segments.row_sum, (self.nodes[term.args[0]],))
         options: dict[str, Any] = {"ddof": int(attrs["ddof"])} if "ddof" in attrs else {}
         value, segment, size = self._items(term, term.level)
         args: tuple[Any, ...] = (value, segment, size)

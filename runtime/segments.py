@@ -32,6 +32,11 @@ def total(x: Tensor, index: Tensor, size: int) -> Tensor:
     return torch.zeros(size, dtype=x.dtype, device=x.device).index_add(0, index, x)
 
 
+def row_sum(x: Tensor) -> Tensor:
+    """The sum over the vocabulary of each token: [N, V] to [N]."""
+    return _number(x).sum(-1)
+
+
 def _count(index: Tensor, size: int, like: Tensor) -> Tensor:
     return torch.bincount(index, minlength=size).clamp(min=1).to(like.dtype)
 

@@ -18,7 +18,7 @@ def check_waste(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding]:
 
 
 def _unused(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding]:
-    used = {output.source for output in graph.outputs}
+    used = {output.source for output in graph.outputs} | set(_elsewhere(graph, declared))
     for check in graph.checks:
         used |= set(metrics(check.test))
     wasted: list[Stage] = []
@@ -36,6 +36,25 @@ def _unused(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding]:
             message = f"nothing uses `{stage.name}`"
             hint = "publish it with `output`, use it, or remove it"
             yield Finding("G403", message, names[stage.span], hint=hint)
+
+
+def _elsewhere(graph: Graph, declared: ast.PipelineDecl) -> Iterator[str]:
+    """What a branch that is not taken would use: another value of a parameter takes it."""
+    for skipped in graph.skipped:
+        yield from (edge.source for edge in skipped.stage.inputs)
+    if graph.left_out:
+        for statement in statements(declared.body):
+            if isinstance(statement, ast.Output):
+                yield from _names(statement.value)
+            elif isinstance(statement, ast.Check):
+                yield from _names(statement.test)
+
+
+def _names(node: ast.Expr) -> Iterator[str]:
+    if isinstance(node, ast.Name):
+        yield node.name
+    for inner in ast.inside(node):
+        yield from _names(inner)
 
 
 def _paths(graph: Graph) -> Iterator[Finding]:

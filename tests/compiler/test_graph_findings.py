@@ -193,3 +193,30 @@ def test_the_nearest_file_is_named(project: Path) -> None:
     assert found.hint == "did you mean `sums.jsonl` in the same folder?"
     (found,) = findings(project, 'grape 1\n\nuse sft from "std/algoritms"\n')
     assert found.hint == 'did you mean "std/algorithms"?'
+
+
+BRANCH = """grape 1
+
+use sft from "std/algorithms"
+
+pipeline p(long: bool = false) {
+  data sums = jsonl("data/sums.jsonl") { prompt = "{a}", completion = "{b}", answer = "1" }
+  model base = fresh("llama", sums)
+  stage warm = train(base, sums) { algorithm = sft() }
+  stage other = train(base, sums) { algorithm = sft(), seed = 1 }
+  stage tries = sample(warm, sums) { prompts = 8, group = 4, max_tokens = 8 }
+  stage scored = score(tries, exact())
+  stage kept = best(scored) { top = 1 }
+  stage lost = best(scored) { top = 2 }
+  if long {
+    stage tuned = train(warm, kept) { algorithm = sft(), lr = 1e-5 }
+    output other as "models/other"
+  }
+  output warm as "models/warm"
+}
+"""
+
+
+def test_what_only_the_other_branch_uses_is_used(project: Path) -> None:
+    found = findings(project, BRANCH)
+    assert [(one.code, one.message) for one in found] == [("G403", "nothing uses `lost`")]

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from grape.compiler.estimates.facts import ModelFacts, facts_of
+from grape.compiler.gguf import read_gguf
 from grape.compiler.keys import model_path
 
 Counter = Callable[[str], int]
@@ -103,31 +104,17 @@ def _tokenizer(path: Path) -> Counter | None:
 
 # --- GGUF -------------------------------------------------------------------------------------
 
-_SCALARS = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    7: "<?",
-    10: "<Q",
-    11: "<q",
-    12: "<d",
-}
-_STRING, _ARRAY = 8, 9
-_MOST = 10_000_000
-"""Entries of an array, or bytes of a text, above which a header is taken for damaged."""
-
 
 def gguf_header(path: Path) -> Header:
     """From the key-value part and the tensor list of a GGUF file."""
     try:
-        with path.open("rb") as file:
-            values, parameters, tied = _gguf(file)
-    except (OSError, struct.error, UnicodeDecodeError, MemoryError):
+        header = read_gguf(path)
+    except (OSError, ValueError):
         raise ValueError(f"`{path.name}` has no GGUF header that can be read") from None
+    values, shapes = header.values, header.shapes
+    parameters = sum(
+        prod(shape) for name, shape in shapes.items() if not name.startswith("rope_freqs")
+    )
     family = values.get("general.architecture", "")
 
     def value(name: str) -> Any:
@@ -144,55 +131,10 @@ def gguf_header(path: Path) -> Header:
         "intermediate_size": value("feed_forward_length"),
         "vocab_size": len(tokens) or value("vocab_size"),
         "max_position_embeddings": value("context_length"),
-        "tie_word_embeddings": tied,
+        "tie_word_embeddings": "output.weight" not in shapes,
     }
     facts = replace(facts_of(config, "the GGUF header"), parameters=parameters)
     return Header(facts, _gguf_tokenizer(values), path.stat().st_size)
-
-
-def _gguf(file: IO[bytes]) -> tuple[dict[str, Any], int, bool]:
-    magic, version, tensors, pairs = struct.unpack("<4sIQQ", file.read(24))
-    if magic != b"GGUF" or version < 2 or max(tensors, pairs) > _MOST:
-        raise ValueError("this is no GGUF file of version 2 or 3")
-    values = {}
-    for _ in range(pairs):
-        name = _text(file)
-        values[name] = _value(file, _number(file, "<I"))
-    parameters, tied = 0, True
-    for _ in range(tensors):
-        name = _text(file)
-        shape = [_number(file, "<Q") for _ in range(_number(file, "<I"))]
-        file.read(12)
-        tied = tied and name != "output.weight"
-        parameters += 0 if name.startswith("rope_freqs") else prod(shape)
-    return values, parameters, tied
-
-
-def _number(file: IO[bytes], form: str) -> Any:
-    return struct.unpack(form, file.read(struct.calcsize(form)))[0]
-
-
-def _text(file: IO[bytes]) -> str:
-    length = _number(file, "<Q")
-    if length > _MOST:
-        raise struct.error("a text longer than any header has")
-    return file.read(length).decode("utf-8", "replace")
-
-
-def _value(file: IO[bytes], kind: int) -> Any:
-    if kind == _STRING:
-        return _text(file)
-    if kind == _ARRAY:
-        inner, count = _number(file, "<I"), _number(file, "<Q")
-        if count > _MOST:
-            raise struct.error("an array longer than any header has")
-        if inner in _SCALARS:
-            form = f"<{count}{_SCALARS[inner][1]}"
-            return list(struct.unpack(form, file.read(struct.calcsize(form))))
-        return [_value(file, inner) for _ in range(count)]
-    if kind not in _SCALARS:
-        raise struct.error(f"a value of the unknown kind {kind}")
-    return _number(file, _SCALARS[kind])
 
 
 def _gguf_tokenizer(values: dict[str, Any]) -> Counter | None:

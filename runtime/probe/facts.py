@@ -13,12 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from grape.compiler.gguf import read_gguf
 from grape.compiler.graph import Stage
 from grape.compiler.hygiene.walk import Local, input_of
 from grape.compiler.keys import model_path
 from grape.runtime.artifacts import Data, Item
 from grape.runtime.errors import StageError
-from grape.runtime.probe.gguf import read_header
 from grape.runtime.probe.tokens import Light, from_folder, from_gguf
 from grape.runtime.rows import READERS
 
@@ -104,7 +104,7 @@ class Facts:
                 return _described(files)
             path = model_path(source, self.project)
             if path.is_file():
-                return _gguf(read_header(path))
+                return _gguf(read_gguf(path).values)
             root = path if source.startswith("package:") else self.project
             return _described(_files(path, root))
         except (ValueError, KeyError, TypeError, OSError) as error:

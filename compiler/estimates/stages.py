@@ -204,6 +204,8 @@ def _train(stage: Stage, known: Known) -> Estimate:
         if other is not None and stage.formula is not None and edge in stage.formula.needs:
             lines.append(memory.weights(other.facts, other.width, f"{port} model"))
             moved += 0 if known.inside else other.bytes
+    if stage.formula is not None:
+        lines += memory.trained_beside(model.facts, model.width, stage.formula, stage.settings)
     if made is None:
         notes = ("what it learns from is not known yet: no activations are counted",)
         lines += memory.training(model.facts, model.width, Update(ZERO, ZERO, True, stage.settings))

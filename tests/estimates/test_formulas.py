@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import grape
 from grape.compiler.estimates import memory, work
 from grape.compiler.estimates.devices import Device, parse_device
 from grape.compiler.estimates.facts import facts_of
@@ -213,3 +214,19 @@ def test_csv_and_parquet_are_read_too(tmp_path: Path) -> None:
     for verb in ("csv", "parquet"):
         found = texts_of(verb, {**DATA, "path": f"d.{verb}"}, tmp_path)
         assert found is not None and found.parts["prompt"] == ["ab{}", "cd{}"] and found.items == 2
+
+
+def test_a_value_head_and_the_vectors_of_a_solver_are_counted() -> None:
+    facts = facts_of({"model_type": "llama", **CONFIG}, "here")
+    settings = {"solver": "natural_gradient", "adapter": None}
+
+    def beside(name: str, **changed: str) -> dict[str, int]:
+        formula = grape.algorithm(name).formula
+        lines = memory.trained_beside(facts, 4, formula, {**settings, **changed})
+        return {line.name: int(line.bytes.expected) for line in lines}
+
+    assert beside("grpo") == {}
+    assert beside("ppo") == {"value head": 4 * 64 * 4}
+    assert beside("reward_model") == {"score head": 4 * 64 * 4}
+    assert beside("trpo") == {"solver": 6 * facts.parameters * 4}
+    assert beside("trpo", solver="penalty") == {}

@@ -88,8 +88,15 @@ class Program:
             return bind(declared, params)
         return algorithm(name, **params)
 
-    def run(self, pipeline: str | None = None, *, probe: bool = True) -> RunResult:
+    def run(
+        self,
+        pipeline: str | None = None,
+        *,
+        probe: bool = True,
+        trackers: Sequence[str] = (),
+    ) -> RunResult:
         """Run through Prefect, in silence; `.state`, `.outputs` and `.report` say how it went.
+        `trackers` (`tensorboard`, `wandb`, `mlflow`, `trackio`) get the metrics.
 
         First rows and tokenizers are looked at before, as `grape run` does, unless `probe` is
         false. Raises `grape.Invalid` for what that finds wrong, and
@@ -104,4 +111,4 @@ class Program:
             raise compiler.Invalid(seen)
         plan = self.plan(pipeline)
         svg = FORMATS["svg"](graph, plan)
-        return launch(plan, graph_svg=svg, stream=None)
+        return launch(plan, graph_svg=svg, stream=None, trackers=trackers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -13,16 +14,22 @@ from grape.runtime.report import write_report
 from grape.runtime.run import RunResult, run_plan
 from grape.runtime.stats import mean_ci95
 from grape.runtime.store import Store
+from grape.runtime.trackers import available
 
 
-def launch(plan: Plan, *, graph_svg: str | None, stream: TextIO | None) -> RunResult:
-    """Run a plan, show its progress on `stream` (None: nowhere) and write its report."""
+def launch(
+    plan: Plan, *, graph_svg: str | None, stream: TextIO | None, trackers: Sequence[str] = ()
+) -> RunResult:
+    """Run a plan, show its progress on `stream` (None: nowhere) and write its report.
+
+    Raises UsageError for a tracker that is unknown or not installed."""
+    names = available(trackers)
     root = root_of(Path(plan.project))
     if stream is None:
-        result = run_plan(plan, root=root, on_event=lambda event: None)
+        result = run_plan(plan, root=root, on_event=lambda event: None, trackers=names)
     else:
         with Progress(plan, stream) as progress:
-            result = run_plan(plan, root=root, on_event=progress.event)
+            result = run_plan(plan, root=root, on_event=progress.event, trackers=names)
     report(plan, result.folder, graph_svg)
     return result
 

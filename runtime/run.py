@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from grape.runtime.runs import new_run, write_record
 from grape.runtime.secrets import names_in, reveal
 from grape.runtime.server import ensure_server
 from grape.runtime.store import COLLECTING, Store
+from grape.runtime.trackers import tracking
 
 _HEAVY = frozenset({"pretrained", "train", "sample", "evaluate", "merge", "repeat"})
 
@@ -207,11 +208,14 @@ class Runner:
         self.result.state = "completed"
 
 
-def run_plan(plan: Plan, *, root: Path, on_event: OnEvent) -> RunResult:
+def run_plan(
+    plan: Plan, *, root: Path, on_event: OnEvent, trackers: Sequence[str] = ()
+) -> RunResult:
     """Run a plan through Prefect and keep its record under `root / "runs"`.
 
-    Events are those of `runtime.context`, and `started` and `settled` of stages. Raises StageError
-    when the store cannot be written; a run that fails later says so in its result."""
+    `trackers` get its metrics. Events are those of `runtime.context`, and `started` and `settled`
+    of stages. Raises StageError when the store cannot be written; a run that fails later says so
+    in its result."""
     for name in names_in(plan.stages):
         reveal({"secret": name})  # better now than after an hour of training
     store = Store(root / "store")
@@ -222,14 +226,18 @@ def run_plan(plan: Plan, *, root: Path, on_event: OnEvent) -> RunResult:
         runner = Runner(plan, root, folder, on_event)
         runner.result.state = "failed"  # until it is known to be something else
         _record(runner, started, "running")
+
+    def note(text: str) -> None:
+        runner.emit({"event": "note", "text": text})
+
     with stopping(runner.stop):
         try:
-            url = ensure_server(
-                lambda text: runner.emit({"event": "note", "text": text}), poll=runner.go_on
-            )
+            url = ensure_server(note, poll=runner.go_on)
             from grape.runtime.flow import run_flow
 
-            run_flow(runner, url)
+            with tracking(trackers, plan, folder, note) as take:
+                runner.listeners.append(take)
+                run_flow(runner, url)
             if runner.stop.is_set():
                 runner.result.state = "cancelled"
             elif not runner.result.error:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from grape.runtime.commands.run import EXIT
-from grape.runtime.commands.shared import warn_drift
+from grape.runtime.commands.shared import track_argument, warn_drift
 
 EXAMPLE = """examples:
   grape resume 20260101-120000-ab12 --project pipelines
@@ -19,6 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--project", type=Path, default=Path(), help="the folder of the pipeline files"
     )
+    track_argument(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
 
 
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     warn_drift(drift)
     drawing = folder / "graph.svg"
     svg = drawing.read_text(encoding="utf-8") if drawing.is_file() else None
-    result = launch(plan, graph_svg=svg, stream=None if args.quiet else sys.stderr)
+    stream = None if args.quiet else sys.stderr
+    result = launch(plan, graph_svg=svg, stream=stream, trackers=args.trackers)
     print(summary(plan, result))
     return EXIT[result.state]

@@ -11,6 +11,7 @@ from grape.runtime.commands.shared import (
     pipeline_arguments,
     planned,
     probe_argument,
+    track_argument,
     warn_drift,
 )
 from grape.runtime.errors import UsageError
@@ -18,6 +19,7 @@ from grape.runtime.errors import UsageError
 EXAMPLE = """examples:
   grape run pipelines/quickstart.grape
   grape run pipelines/quickstart.grape --set rounds=2 --set seed=1
+  grape run pipelines/quickstart.grape --track tensorboard
   grape run plan.json"""
 
 EXIT = {"completed": 0, "check-failed": 3, "failed": 4, "cancelled": 130}
@@ -27,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     pipeline_arguments(parser)
     probe_argument(parser)
     locked_argument(parser)
+    track_argument(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
 
 
@@ -43,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
             return 1
         plan = found.plan
         graph_svg = FORMATS["svg"](found.graph, plan)
-    result = launch(plan, graph_svg=graph_svg, stream=None if args.quiet else sys.stderr)
+    stream = None if args.quiet else sys.stderr
+    result = launch(plan, graph_svg=graph_svg, stream=stream, trackers=args.trackers)
     print(summary(plan, result))
     return EXIT[result.state]
 

@@ -54,6 +54,17 @@ def device_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def track_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--track",
+        dest="trackers",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="send metrics to tensorboard, wandb, mlflow or trackio; may be given several times",
+    )
+
+
 def locked_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--locked", action="store_true", help="refuse when `grape.lock` says something else"

@@ -48,7 +48,7 @@ def test_a_run_trains_a_model_and_a_second_run_does_nothing(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = str(project / "quickstart.grape")
-    assert main(["run", file, "--set", "rounds=2"]) == 0
+    assert main(["run", file, "--set", "rounds=2", "--track", "tensorboard"]) == 0
     first = capsys.readouterr()
     assert "quickstart: completed" in first.out and "check after.mean" in first.out
 
@@ -63,6 +63,8 @@ def test_a_run_trains_a_model_and_a_second_run_does_nothing(
     lines = Path(run["metrics"]["next"]).read_text().splitlines()
     assert len(lines) == 2
     assert {"stage", "round", "update", "seconds", "tokens", "loss"} <= set(json.loads(lines[0]))
+    tracked = list((Path(run["folder"]) / "tensorboard").rglob("events.out.*"))
+    assert b"policy/next/loss" in b"".join(path.read_bytes() for path in tracked)
     seen = Path(run["folder"]) / "samples" / "scored.jsonl"
     rounds = [json.loads(line)["round"] for line in seen.read_text().splitlines()]
     assert set(rounds) == {0, 1}

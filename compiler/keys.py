@@ -17,6 +17,7 @@ from typing import Any
 
 from grape.compiler.graders import reward_files
 from grape.compiler.graph import Edge, Stage
+from grape.compiler.tools import sources
 from grape.compiler.verbs import VERBS, verb
 
 KEY_VERSION = 1
@@ -32,6 +33,7 @@ NEUTRAL: dict[str, frozenset[str]] = {
 """By verb: settings that change how work is done and not what comes out."""
 ADDED: dict[str, dict[str, Any]] = {
     "sample": {"greedy": False, "sampler": None, "curriculum": None},
+    "evaluate": {"sampler": None},
     "keep": {"top": None, "prompts": None, "max_tries": 10, "replay": None, "count": None},
 }
 """By verb: settings that came later. Left at these values, a stage keeps the key that it had."""
@@ -152,7 +154,7 @@ def _by_port(stage: Stage) -> list[Edge]:
 
 
 def reads(stage: Stage, project: Path) -> Iterator[tuple[str, Path]]:
-    """The files that a stage reads: data, models, the files of rewards."""
+    """The files that a stage reads: data, models, the files of rewards and tools."""
     settings = stage.settings
     if stage.verb in ("jsonl", "parquet", "csv"):
         yield "data", project / settings["path"]
@@ -165,6 +167,9 @@ def reads(stage: Stage, project: Path) -> Iterator[tuple[str, Path]]:
     for call in _calls(stage.reward):
         for name in reward_files(call["name"], call["params"]):
             yield name, project / name
+    for source in sources(settings):
+        name = source.partition(":")[0]
+        yield name, project / name
 
 
 def model_path(source: str, project: Path) -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from grape.runtime import curriculum
@@ -87,6 +88,13 @@ def grown(
     return grow(model, items, sampler, how)
 
 
+def conversing(project: Path, sampler: dict[str, Any]) -> Callable[..., Rollouts]:
+    """Draws completions of several turns; called like `completions_of`."""
+    from grape.runtime.core.turns import conversed
+
+    return lambda model, items, **how: conversed(model, items, sampler, how, project)
+
+
 def derived(seed: int, *what: object) -> int:
     """A seed for a purpose of its own: completions of a prompt that comes twice must differ."""
     text = "/".join(map(str, (seed, *what)))
@@ -115,7 +123,10 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
     }
     how |= {"seed": seed, "round": context.round, "emit": emit}
     least = (settings["curriculum"] or {}).get("least")
-    if settings["sampler"]:
+    sampler = settings["sampler"] or {"kind": ""}
+    if sampler["kind"] == "turns":
+        rollouts = conversing(context.project, sampler)(model, chosen, **how)
+    elif settings["sampler"]:
         rollouts = grown(model, chosen, settings["sampler"], how)
     elif least is not None:
         sizes = curriculum.budget(chosen, least, settings["group"], rates_of(context))
@@ -125,5 +136,8 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
     rollouts.environment = data.environment
     if settings["greedy"]:
         likeliest = {**how, "group": 1, "temperature": 0.0}
-        rollouts.companions = completions_of(model, chosen, **likeliest).rows
+        draw = completions_of
+        if sampler["kind"] == "turns":
+            draw = conversing(context.project, sampler)
+        rollouts.companions = draw(model, chosen, **likeliest).rows
     return rollouts

@@ -257,5 +257,5 @@ def _rewards(examples: Sequence[Example]) -> Iterator[tuple[str, float]]:
     if "reward" in examples[0].scalars:
         count = len(examples)
         yield "reward_mean", sum(example.scalars["reward"] for example in examples) / count
-        yield "length_mean", sum(len(example.completion) for example in examples) / count
+        yield "length_mean", sum(example.counted for example in examples) / count
         yield "truncated", sum(example.scalars["truncated"] for example in examples) / count

@@ -21,12 +21,14 @@ from grape.compiler.tools import sources
 from grape.compiler.verbs import VERBS, verb
 
 KEY_VERSION = 1
-WATCHED = frozenset({"ratio_tolerance", "patience", "max_truncated", "min_entropy", "max_kl"})
+WATCHED = frozenset(
+    {"ratio_tolerance", "engine_tolerance", "patience", "max_truncated", "min_entropy", "max_kl"}
+)
 COMPUTED = frozenset({"micro_tokens", "share_prompts", "packed", "fused_head", "skip_idle"})
 DECODED = frozenset({"rows", "compact"})
 NEUTRAL: dict[str, frozenset[str]] = {
     "train": WATCHED | COMPUTED | {"checkpoint"},
-    "sample": DECODED,
+    "sample": DECODED | {"engine_memory"},
     "score": frozenset({"calls_per_minute"}),
     "evaluate": DECODED | {"calls_per_minute"},
 }
@@ -34,6 +36,7 @@ NEUTRAL: dict[str, frozenset[str]] = {
 ADDED: dict[str, dict[str, Any]] = {
     "sample": {"greedy": False, "sampler": None, "curriculum": None},
     "evaluate": {"sampler": None},
+    "served": {"tokens": False},
     "keep": {"top": None, "prompts": None, "max_tries": 10, "replay": None, "count": None},
 }
 """By verb: settings that came later. Left at these values, a stage keeps the key that it had."""

@@ -20,6 +20,7 @@ from grape.compiler.algorithms import (
 from grape.compiler.combine import Confidence
 from grape.compiler.constants import Value, evaluate, origin
 from grape.compiler.copies import fill_path
+from grape.compiler.engines import check_engine
 from grape.compiler.files import check_files
 from grape.compiler.graph import Edge, Stage
 from grape.compiler.merging import check_merge
@@ -59,6 +60,8 @@ def build_stage(node: ast.Node, declared: Declared) -> Stage:
     )
     if made.options:
         settings["options"] = options
+    if made.name == "sample":
+        check_engine(settings, given, inputs["model"][0], node)
     if settings.get("sampler"):
         found = {port: edge for port, (edge, _) in inputs.items()}
         check_sampler(settings, given, found, node, place.region.pipeline.project)
@@ -363,7 +366,10 @@ def _trained(stage: Stage, setting: ast.Setting, inputs: Inputs, place: Place) -
         message = (
             f"`{name}` was written by a served model: text without tokens and log-probabilities"
         )
-        hint = f"imitate the best of it: `best({name})`, then `sft()`; or pair it"
+        hint = (
+            f"imitate the best of it: `best({name})`, then `sft()`; or pair it; or, where the "
+            "server gives tokens, write `tokens = true` in the braces of `served`"
+        )
         refuse("G251", message, arg.span, hint=hint)
     assert isinstance(setting.value, ast.Call)
     findings = place.region.pipeline.findings

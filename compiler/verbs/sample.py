@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from grape.compiler.tools import Turns
-from grape.compiler.types import ArtifactType
+from grape.compiler.types import SERVER, ArtifactType
 from grape.compiler.verb import Port, Settings, Verb
 
 Count = Annotated[int, Field(ge=1)]
@@ -115,8 +115,10 @@ class SampleSettings(Settings):
     """Completions decoded side by side; changes time and memory only."""
     compact: bool = True
     """Finished completions make room for the next prompts at once; off only to compare."""
-    engine: Literal["transformers"] = "transformers"
-    """What runs the model."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What runs the model: Grape's own decode loop, or vLLM in the same process."""
+    engine_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the device's memory that vLLM takes, for weights of its own and its cache."""
     seed: int = 0
     """Of the choice of prompts and of every token."""
 
@@ -134,7 +136,10 @@ def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> Ar
     adds = frozenset({"greedy_reward"} if settings["greedy"] else ())
     if settings["sampler"]:
         adds |= _ADDS[settings["sampler"]["kind"]]
-    return ArtifactType("Rollouts", columns=columns, served=inputs["model"].served, adds=adds)
+    model = inputs["model"]
+    engine = model.engine if model.served else settings["engine"]
+    text = model.served and engine != SERVER
+    return ArtifactType("Rollouts", columns=columns, served=text, adds=adds, engine=engine)
 
 
 VERB = Verb(

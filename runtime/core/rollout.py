@@ -102,13 +102,13 @@ def generate_for(
     check_served(policy.network)
     tools = talks.tools if talks is not None else None
     prompts = [prompt_ids(policy.tokenizer, item, tools) for item in items]
-    _check_room(policy, items, prompts, how.max_tokens)
+    check_room(policy, items, prompts, how.max_tokens)
     was_training = policy.model.training
     policy.model.eval()
     begun = begun or [Begun(name, [], []) for name in names_of(items)]
     done = _Decoding(policy, begun, prompts, how, emit, talks).run()
     policy.model.train(was_training)
-    made = [_completion(policy, items[row.item], prompts[row.item], row, how) for row in done]
+    made = [completion_of(policy, items[row.item], prompts[row.item], row, how) for row in done]
     sampling = {
         "group": group,
         "temperature": temperature,
@@ -130,7 +130,7 @@ def names_of(items: Sequence[Item]) -> list[str]:
     return names
 
 
-def _check_room(
+def check_room(
     policy: Policy, items: Sequence[Item], prompts: list[list[int]], max_tokens: int
 ) -> None:
     for item, prompt in zip(items, prompts, strict=True):
@@ -298,7 +298,7 @@ class _Decoding:
             self.hidden = self._body(tokens[:, None], places[:, None])[:, 0]
 
 
-def _completion(
+def completion_of(
     policy: Policy, item: Item, prompt: list[int], row: Row, how: Sampling
 ) -> Completion:
     text = decoded(policy.tokenizer, row.ids)

@@ -204,6 +204,9 @@ def _packages(stage: Stage, declared: ast.PipelineDecl) -> Iterator[Finding]:
     elif stage.verb == "train" and settings["adapter"] and find_spec("peft") is None:
         span = setting_span(stage, declared, "adapter")
         needed = ("peft", "peft", "`lora`", span)
+    elif settings.get("engine") == "vllm" and find_spec("vllm") is None:
+        span = setting_span(stage, declared, "engine")
+        needed = ("vllm", "grape-lang[vllm]", '`engine = "vllm"`', span)
     elif str(settings.get("source", "")).endswith(".gguf") and find_spec("gguf") is None:
         needed = ("gguf", "gguf", "a `.gguf` model", stage.span)
     if needed is not None:

@@ -141,6 +141,8 @@ class Watch:
     told: set[str] = field(default_factory=set)
     last: dict[str, float] = field(default_factory=dict)
     """The metrics of the last update."""
+    told_next: dict[str, float] = field(default_factory=dict)
+    """What the metrics of the next update hold beside its own."""
 
     def update(
         self, context: Context, examples: Sequence[Learned], metrics: dict[str, Any]
@@ -162,7 +164,7 @@ class Watch:
         """G913: how far the log-probabilities of another engine are from the model's own, before
         any update of a batch. G901 where it cannot have had these weights."""
         gap = fmean(abs(a - b) for a, b in zip(recorded, now, strict=True))
-        context.emit({"event": "metrics", **_told(context), "engine_gap": gap})
+        self.told_next = {"engine_gap": gap}
         limit = context.stage.settings["engine_tolerance"]
         if gap > ANOTHER_MODEL:
             raise broken(
@@ -191,11 +193,6 @@ class Watch:
                 f"({place(context)}); lower `lr`, or weigh the reference more (`beta`)"
             )
             context.emit({"event": "note", "code": "G907", "text": text})
-
-
-def _told(context: Context) -> dict[str, Any]:
-    stage, round = context.stage.name, context.round
-    return {"stage": stage, "round": round, "update": round, "seconds": 0.0, "tokens": 0}
 
 
 def _looks(

@@ -247,7 +247,9 @@ def _update(
         **step.logs,
         **{f"state.{name}": value for name, value in step.memory.items()},
         **dict(_rewards(examples)),
+        **watch.told_next,
     }
+    watch.told_next = {}
     context.emit(metrics)
     watch.update(context, examples, metrics)
     context.emit(

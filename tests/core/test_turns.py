@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from core import pipes
 from core.test_rollouts import tiny
 
 import grape
-from grape.runtime.artifacts import Completion, Item, Rollouts
+from grape.runtime.artifacts import Completion, Demos, Item, Preferences, Report, Rollouts
 from grape.runtime.core import turns
 from grape.runtime.core.examples import of_rollouts
 from grape.runtime.core.models import Policy
@@ -19,7 +20,7 @@ from grape.runtime.core.sampling import Stops
 from grape.runtime.core.step import Cutting, gradient, logprobs, values_of
 from grape.runtime.errors import StageError
 from grape.runtime.formula import compile_formula
-from grape.runtime.tools import Call, Toolbox, chat_calls, tagged_calls
+from grape.runtime.tools import CLOSE, Call, Toolbox, chat_calls, tagged_calls
 
 torch.set_num_threads(1)
 
@@ -67,7 +68,7 @@ def chatty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many letters end a call, so that a model of random weights makes some."""
 
     def stops(tokenizer: Any, texts: tuple[str, ...]) -> Stops:
-        return Stops(tokenizer, tuple(CALLS) if texts == (turns.CLOSE,) else texts)
+        return Stops(tokenizer, tuple(CALLS) if texts == (CLOSE,) else texts)
 
     monkeypatch.setattr(turns, "Stops", stops)
     monkeypatch.setattr(turns, "tagged_calls", calls_of)
@@ -246,7 +247,7 @@ def test_a_step_is_the_formula_on_the_counted_tokens(policy: Policy, name: str) 
     }  # fmt: skip
     policy.model.zero_grad()
     loss = algo.evaluate({key: whole[key] for key in {*algo.needs, "mask", "group"} & {*whole}})
-    loss.loss.backward()
+    loss.loss.backward()  # type: ignore[no-untyped-call]
     wanted = [weight.grad.clone() for weight in policy.model.parameters()]
     assert max(float(grad.abs().max()) for grad in wanted) > 1e-6
     flat_given = {key: value[mask] for key, value in given.items() if key in algo.needs}
@@ -257,6 +258,53 @@ def test_a_step_is_the_formula_on_the_counted_tokens(policy: Policy, name: str) 
         assert step.loss == pytest.approx(loss.loss.item(), abs=1e-9)
         found = [weight.grad for weight in policy.model.parameters()]
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
+
+
+PIPE = """
+  repeat 2 with policy = base {
+    stage tries = sample(policy, sums) {
+      prompts = 4, group = 6, max_tokens = 40
+      sampler = turns(tools = [python("tools.py:size")], max_result = 8), greedy = true
+    }
+    stage scored = score(tries, lively() + python("tools.py:written"))
+    stage long = keep(scored) { where = count(step_index per sequence) > 0 and length > 1 }
+    next policy = train(policy, long) { algorithm = grpo(), lr = 1e-3, ratio_tolerance = 1e-4 }
+  }
+  stage more = score(again, lively())
+  stage again = sample(policy, sums) {
+    prompts = 6, max_tokens = 40, sampler = turns(tools = [python("tools.py:size")], max_result = 8)
+  }
+  stage better = train(policy, pairs) { algorithm = dpo(), lr = 1e-3 }
+  stage pairs = pair(more) { by = "all" }
+  stage imitated = train(better, good) { algorithm = sft(), lr = 1e-3 }
+  stage good = best(more)
+  stage after = evaluate(imitated, sums, lively()) {
+    prompts = 8, temperature = 1, max_tokens = 40
+    sampler = turns(tools = [python("tools.py:size")], max_result = 8)
+  }
+"""
+WRITTEN = """
+def written(completion, transcript):
+    return float("<result>" in transcript)
+"""
+
+
+@pytest.mark.usefixtures("chatty")
+def test_a_pipeline_learns_pairs_and_imitates_without_the_results(project: Path) -> None:
+    (project / "tools.py").write_text(TOOLS + WRITTEN)
+    pipe = pipes.run(project, PIPE, "grpo, dpo, sft")
+    assert any(event["reward.python"] > 0 for event in pipe.metrics("scored"))
+    rows = Rollouts.load(project / "made" / "more").rows
+    assert any(row.observed for row in rows)
+    good = Demos.load(project / "made" / "good").rows
+    assert any(row.observed for row in good)
+    told = sum(len(row.completion_ids or ()) for row in good)
+    told -= sum(end - start for row in good for start, end in row.observed)
+    assert sum(event["tokens"] for event in pipe.metrics("imitated")) == told
+    pairs = Preferences.load(project / "made" / "pairs").rows
+    assert any(row.chosen_observed or row.rejected_observed for row in pairs)
+    scores = Report.load(project / "made" / "after").scores
+    assert any(turn["result"] for score in scores for turns_ in score.turns for turn in turns_)
 
 
 # --- calls ------------------------------------------------------------------------------------

@@ -117,14 +117,8 @@ def test_curves_and_samples_travel_inside_the_page(tmp_path: Path) -> None:
 
 
 def test_the_browser_has_the_turns_of_a_conversation() -> None:
-    row = {
-        "prompt": "p",
-        "answer": None,
-        "text": "8",
-        "reward": 1.0,
-        "parts": {},
-        "truncated": False,
-    }
+    row: dict[str, Any] = {"prompt": "p", "answer": None, "text": "8", "reward": 1.0}
+    row |= {"parts": {}, "truncated": False}
     spoken = [{"text": "<tool>add(3, 5)</tool>", "result": "8"}, {"text": "8", "result": ""}]
     assert _of_rollout({**row, "turns": spoken})["turns"] == spoken
     assert _of_rollout(row)["turns"] == []

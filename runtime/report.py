@@ -361,9 +361,11 @@ def _of_report(report: Report) -> Iterator[dict[str, Any]]:
                     part: v[index] for part, v in score.parts.items() if v[index] is not None
                 },
                 "cut": score.truncated[index],
+                "turns": score.turns[index] if score.turns else [],
             }
 
 
 def _of_rollout(row: dict[str, Any]) -> dict[str, Any]:
     names = ("prompt", "answer", "text", "reward", "parts")
-    return {**{name: row[name] for name in names}, "cut": row["truncated"]}
+    shown = {name: row[name] for name in names}
+    return {**shown, "cut": row["truncated"], "turns": row.get("turns", [])}

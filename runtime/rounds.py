@@ -212,7 +212,7 @@ def _of_rollouts(test: dict[str, Any], rollouts: Rollouts) -> float:
         case "part":
             return fmean(row.parts[test["args"][0]] for row in rows)
         case "length":
-            return fmean(len(row.ids) for row in rows)
+            return fmean(row.drawn for row in rows)
         case "truncated":
             return fmean(row.truncated for row in rows)
     return fmean(row.reward for row in rows if row.reward is not None)

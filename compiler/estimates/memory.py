@@ -212,6 +212,12 @@ def drawing(
     return [cache, step, prefill]
 
 
+def engine(settings: Mapping[str, Any], device: int) -> Line:
+    """What another engine takes of the device, from its first use on."""
+    share = settings["engine_memory"]
+    return Line(settings["engine"], f"{share:.0%} of the device", Range.known(share * device))
+
+
 def allocator(lines: Sequence[Line]) -> Line:
     """What is freed and not given back, as a share of everything else."""
     share = Range(0, 0.03, 0.12)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from grape.compiler.engines import OWN
 from grape.compiler.estimates import memory, work
 from grape.compiler.estimates.devices import Device
 from grape.compiler.estimates.facts import ModelFacts, fresh_facts
@@ -303,7 +304,10 @@ def _draw(stage: Stage, known: Known) -> Estimate:
     )
     known.made[stage.name] = made
     lines = [] if known.inside else [memory.process(True), memory.weights(model.facts, model.width)]
-    lines += memory.drawing(model.facts, model.width, prompt, settings, prompts)
+    if settings.get("engine", OWN) != OWN and known.device.memory:
+        lines.append(memory.engine(settings, known.device.memory))
+    else:
+        lines += memory.drawing(model.facts, model.width, prompt, settings, prompts)
     if not known.inside:
         lines.append(memory.allocator(lines))
     moved = 0 if known.inside else model.bytes

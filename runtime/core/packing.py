@@ -19,13 +19,27 @@ from grape.runtime.core.attention import Forest, Tree
 class Example:
     """One completion to learn from, with what is known of it.
 
-    `tokens` holds token quantities (one number per completion token), `scalars` sequence ones."""
+    `tokens` holds token quantities (one number per completion token that counts), `scalars`
+    sequence ones."""
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
     group: int
     tokens: dict[str, list[float]] = field(default_factory=dict)
     scalars: dict[str, float] = field(default_factory=dict)
+    observed: tuple[tuple[int, int], ...] = ()
+    """Spans [start, end) of the completion that somebody else wrote: they are read, and count
+    nowhere. Token quantities have no number for them."""
+
+    @property
+    def counted(self) -> int:
+        """Tokens of the completion that count."""
+        return len(self.completion) - sum(end - start for start, end in self.observed)
+
+    def places(self) -> list[int]:
+        """Where in the completion the tokens that count stand."""
+        read = {place for start, end in self.observed for place in range(start, end)}
+        return [place for place in range(len(self.completion)) if place not in read]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +156,7 @@ def _starts(examples: Sequence[Example]) -> list[int]:
     starts, at = [], 0
     for example in examples:
         starts.append(at)
-        at += len(example.completion)
+        at += example.counted
     return starts
 
 
@@ -175,9 +189,11 @@ def _micro(
             for twig, member in enumerate(tree, 1):
                 completion = examples[member].completion
                 first = row * width + len(ids)
-                source += [last, *range(first, first + len(completion) - 1)]
-                targets += completion
-                slots += range(starts[member], starts[member] + len(completion))
+                before = [last, *range(first, first + len(completion) - 1)]
+                counted = examples[member].places()
+                source += [before[place] for place in counted]
+                targets += [completion[place] for place in counted]
+                slots += range(starts[member], starts[member] + len(counted))
                 ids += completion[:-1]
                 pos += range(len(prompt), len(prompt) + len(completion) - 1)
                 branch += [twig] * (len(completion) - 1)

@@ -1,5 +1,5 @@
-"""Completions from a served model: text without tokens, so that they can be imitated or paired,
-never trained on by their log-probabilities."""
+"""Completions from a served model: text alone, which can be imitated or paired, or with `tokens`
+the ids and log-probs that its server gives, which a formula may learn from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from grape.compiler.types import SERVER
 from grape.runtime.artifacts import Completion, Item, Rollouts
 from grape.runtime.context import Emit
 from grape.runtime.critics.questions import Failed
@@ -41,14 +42,15 @@ def generate_served(
         number, sample = divmod(place, group)
         item = items[number]
         draw = hashlib.sha256(f"{seed}/{round}/{item.id}/{sample}".encode()).digest()
-        turns = _turns(item)
-        asked = {"model": served.model, "messages": turns, "seed": int.from_bytes(draw[:4]) >> 1}
-        made = client.chat({**asked, **how})
+        asked: dict[str, Any] = {"model": served.model, "seed": int.from_bytes(draw[:4]) >> 1}
+        if served.tokens:
+            begin = {"prompt": item.prompt} if item.prompt is not None else _messages(item)
+            made = client.drawn({**asked, **begin, **how})
+        else:
+            made = client.chat({**asked, **_messages(item), **how})
         if isinstance(made, Failed):
             raise StageError(f"no completion of item {item.id}: {made.reason}")
-        prompt = item.prompt or "\n".join(str(turn["content"]) for turn in turns)
-        text, cut = made["text"], made["cut"]
-        return Completion(item.id, number, prompt, [], text, [], [], cut, item.answer, item.columns)
+        return _completion(item, number, made, stop)
 
     rows: list[Completion] = []
     pool = ThreadPoolExecutor(served.max_concurrency)
@@ -60,8 +62,34 @@ def generate_served(
     finally:
         pool.shutdown(cancel_futures=True)
         client.close()
-    sampling = {**how, "group": group, "stop": list(stop), "engine": "openai"}
+    sampling = {
+        **how,
+        "group": group,
+        "stop": list(stop),
+        "engine": SERVER if served.tokens else "openai",
+    }
     return Rollouts(rows, sampling, f"{served.url} {served.model}")
+
+
+def _completion(item: Item, group: int, made: dict[str, Any], stop: Sequence[str]) -> Completion:
+    text, turns = made["text"], _turns(item)
+    cuts = [at for word in stop if (at := text.find(word)) >= 0]
+    return Completion(
+        item=item.id,
+        group=group,
+        prompt=item.prompt or "\n".join(str(turn["content"]) for turn in turns),
+        prompt_ids=made.get("prompt_ids", []),
+        text=text[: min(cuts)] if cuts else text,
+        ids=made.get("ids", []),
+        logps=made.get("logps", []),
+        truncated=made["cut"],
+        answer=item.answer,
+        columns=item.columns,
+    )
+
+
+def _messages(item: Item) -> dict[str, Any]:
+    return {"messages": _turns(item)}
 
 
 def completions_of(model: Any, items: Sequence[Item], **how: Any) -> Rollouts:

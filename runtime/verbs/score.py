@@ -65,7 +65,7 @@ def _with_baseline(context: Context, scored: Rollouts, inputs: dict[str, Any]) -
 def _shown(context: Context, scored: Rollouts) -> dict[str, Any]:
     """The first group of a round, for people: a repeat keeps no rollouts."""
     first = [row for row in scored.rows if row.group == scored.rows[0].group]
-    names = ("prompt", "answer", "text", "reward", "parts", "truncated")
+    names = ("prompt", "answer", "text", "reward", "parts", "truncated", "turns")
     rows = [{name: getattr(row, name) for name in names} for row in first]
     return {
         "event": "samples",
@@ -132,7 +132,7 @@ def reward_metrics(rollouts: Rollouts) -> dict[str, float]:
     return {
         "reward": fmean(row.reward for row in rows if row.reward is not None),
         **parts,
-        **({"length": fmean(len(row.ids) for row in rows)} if rows[0].ids else {}),
+        **({"length": fmean(row.drawn for row in rows)} if rows[0].ids else {}),
         "truncated": fmean(row.truncated for row in rows),
     }
 

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grape.compiler.engines import OWN
 from grape.compiler.formula.ir import Formula
+from grape.compiler.types import SERVER
 from grape.runtime import contracts
 from grape.runtime.artifacts import Data, Demos, Preferences, Rollouts
 from grape.runtime.context import Context
@@ -131,14 +133,22 @@ def _check_rollouts(
     contracts.check_weights(context, data.weights, policy.updates)
     contracts.check_stale(context, [row.weights for row in data.rows], policy.updates)
     assert context.stage.formula is not None
+    engine = str(data.sampling.get("engine", OWN))
+    if engine == SERVER:
+        contracts.check_vocabulary(context, examples, int(policy.network.config.vocab_size))
     whole = data.sampling.get("top_p", 1.0) == 1 and data.sampling.get("temperature", 1.0) > 0
     corrected = "behavior_logp" in context.stage.formula["needs"]
-    if context.round or corrected or not whole or "checked" in context.state:
+    again = engine == OWN and (context.round or "checked" in context.state)
+    if again or not whole or (corrected and engine in (OWN, SERVER)):
         return
     context.state["checked"] = True
     some = examples[:PROBED]
     now = logprobs(policy, some, cutting(context.stage.settings), temperature=_temperature(data))
-    contracts.check_first_ratio(context, _recorded(some).tolist(), now.tolist())
+    recorded = _recorded(some).tolist()
+    if engine == "vllm":
+        _watch(context).engine_gap(context, engine, recorded, now.tolist())
+    else:
+        contracts.check_first_ratio(context, recorded, now.tolist())
 
 
 def _trainer(context: Context, policy: Policy, updates: int) -> Trainer:
@@ -237,7 +247,9 @@ def _update(
         **step.logs,
         **{f"state.{name}": value for name, value in step.memory.items()},
         **dict(_rewards(examples)),
+        **watch.told_next,
     }
+    watch.told_next = {}
     context.emit(metrics)
     watch.update(context, examples, metrics)
     context.emit(
@@ -257,5 +269,5 @@ def _rewards(examples: Sequence[Example]) -> Iterator[tuple[str, float]]:
     if "reward" in examples[0].scalars:
         count = len(examples)
         yield "reward_mean", sum(example.scalars["reward"] for example in examples) / count
-        yield "length_mean", sum(len(example.completion) for example in examples) / count
+        yield "length_mean", sum(example.counted for example in examples) / count
         yield "truncated", sum(example.scalars["truncated"] for example in examples) / count

@@ -93,7 +93,7 @@ def test_a_saved_plan_and_a_past_run_are_run_as_they_are(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["preference", "rejection", "dapo", "tree"])
+@pytest.mark.parametrize("name", ["preference", "rejection", "dapo", "tree", "turns"])
 def test_the_other_twins_run(project: Path, name: str) -> None:
     assert main(["run", str(project / f"{name}.grape"), "--quiet"]) == 0
 

@@ -40,5 +40,8 @@ class Context:
     """What the stage keeps from round to round (an optimizer, a cursor). Empty at first."""
     attempt: int = 0
     """How often this round has sampled before, for a selection that is not full yet."""
+    drawn: int | None = None
+    """In a repeat with `staleness`: updates of the model that drew the completions of this round;
+    none where the model as it is drew them."""
     more: Callable[[int], Rollouts] | None = None
     """In a repeat, for a selection: what attempt number 1, 2, … brings to its input."""

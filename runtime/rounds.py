@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from grape.compiler.plan import PlannedStage, PlannedUntil, Ref
+from grape.runtime.ahead import Ahead
 from grape.runtime.artifacts import Report, Rollouts
 from grape.runtime.checking import Unknown, report_metric, value_of
 from grape.runtime.context import Context, Emit, file_name
@@ -65,14 +66,24 @@ class _Rounds:
     """The last metrics that each stage told in this round."""
     last: dict[str, Any] = field(default_factory=dict)
     """What the round has made, by stage."""
+    ahead: Ahead | None = None
+    """With `staleness = 1`: what is drawn for the next round."""
+
+    def __post_init__(self) -> None:
+        if self.region.settings.get("staleness"):
+            self.ahead = Ahead(self.region, self.outside)
 
     def round(self, number: int, policy: Any) -> Any:
         """Run one round and give the next model."""
         self.logged.clear()
-        made: dict[str, Any] = {**self.outside, self.region.name: policy}
-        due = [stage for stage in self.region.body if stage.every is None]
-        for stage in due:
-            made[stage.name] = self._run(stage, number, made)
+        if self.ahead is not None:
+            last = number + 1 == self.region.settings["rounds"]
+            made = self.ahead.round(number, last, policy, self._run)
+        else:
+            made = {**self.outside, self.region.name: policy}
+            for stage in self.region.body:
+                if stage.every is None:
+                    made[stage.name] = self._run(stage, number, made)
         assert self.region.next is not None
         made[self.region.name] = made[self.region.next]
         for stage in self.region.body:
@@ -90,6 +101,7 @@ class _Rounds:
             round=number,
             rounds=self.region.settings["rounds"],
             state=self.states.setdefault(stage.name, {}),
+            drawn=self.ahead.drawn if self.ahead is not None else None,
         )
 
     def _more(self, stage: PlannedStage, number: int, made: Mapping[str, Any]) -> More:
@@ -233,7 +245,7 @@ def run_rounds(
     policy = open_input(region.inputs["start"])
     running = _Rounds(region, project, work, emit, outside)
     running.states = {stage.name: {} for stage in region.body}
-    first = _restore(work, policy, running.states, rounds)
+    first = _restore(running, policy)
     running.take_back(first)
     every = min(
         (stage.settings["checkpoint"] for stage in region.body if stage.verb == "train"),
@@ -249,10 +261,10 @@ def run_rounds(
         emit({"event": "progress", **progress})
         ended = running.ended_by()
         if ended is None and time.monotonic() - saved > every and number < rounds:
-            _save(work, policy, running.states, number, rounds)
+            _save(running, policy, number)
             saved = time.monotonic()
     if region.family:
-        _save(work, policy, running.states, number, rounds)  # what a longer repeat goes on from
+        _save(running, policy, number)  # what a longer repeat goes on from
     _conclude(running, number, ended)
     return Carried(policy, work / REPORTS)
 
@@ -271,12 +283,11 @@ def _conclude(running: _Rounds, number: int, ended: PlannedUntil | None) -> None
         (folder / ENDED).write_text(json.dumps(how), encoding="utf-8")
 
 
-def _save(
-    work: Path, policy: Any, states: dict[str, dict[str, Any]], done: int, rounds: int
-) -> None:
+def _save(running: _Rounds, policy: Any, done: int) -> None:
     """A checkpoint between two rounds, whole or not at all: the last one stays until then."""
     import torch
 
+    work, states, ahead = running.work, running.states, running.ahead
     target = work / "checkpoint"
     fresh = work / "state.pt.new"
     trainers = {
@@ -289,8 +300,9 @@ def _save(
                 "adapter": policy.adapter,
                 "trainers": trainers,
                 "memories": {name: state.get("memory") for name, state in states.items()},
+                "ahead": ahead.state_dict(work) if ahead is not None else None,
                 "done": done,
-                "rounds": rounds,
+                "rounds": running.region.settings["rounds"],
             },
             file,
         )
@@ -300,10 +312,11 @@ def _save(
     fresh.replace(target / "state.pt")
 
 
-def _restore(work: Path, policy: Any, states: dict[str, dict[str, Any]], rounds: int) -> int:
+def _restore(running: _Rounds, policy: Any) -> int:
     """Put the last checkpoint back; the round to go on with. One of a shorter repeat counts the
     updates of fewer rounds in all."""
-    path = work / "checkpoint" / "state.pt"
+    states, rounds = running.states, running.region.settings["rounds"]
+    path = running.work / "checkpoint" / "state.pt"
     if not path.is_file():
         return 0
     import torch
@@ -319,4 +332,6 @@ def _restore(work: Path, policy: Any, states: dict[str, dict[str, Any]], rounds:
     for name, memory in saved.get("memories", {}).items():
         if memory is not None:
             states[name]["memory"] = memory
+    if running.ahead is not None:
+        running.ahead.load_state_dict(saved["ahead"], running.work)
     return int(saved["done"])

@@ -8,7 +8,7 @@ under torch's autograd without checkpointing; a test measures them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grape.compiler.estimates.facts import ModelFacts, adapter_parameters
@@ -210,6 +210,11 @@ def drawing(
         SAMPLING,
     )
     return [cache, step, prefill]
+
+
+def beside_training(lines: Iterable[Line]) -> list[Line]:
+    """What sampling holds while a round trains: it is there in every phase."""
+    return [replace(line, phase=RESIDENT) if line.phase == SAMPLING else line for line in lines]
 
 
 def allocator(lines: Sequence[Line]) -> Line:

@@ -95,7 +95,9 @@ class Ahead:
 
     def load_state_dict(self, state: Mapping[str, Any], work: Path) -> None:
         self.drawn = state["drawn"]
-        self.ready = {name: _loaded(*kept, work) for name, kept in state["ready"].items()}
+        self.ready = {
+            name: _loaded(kind, files, work) for name, (kind, files) in state["ready"].items()
+        }
 
 
 def _files(artifact: Any, work: Path) -> dict[str, str]:

@@ -73,6 +73,6 @@ def has_ratio(formula: Formula) -> bool:
         ratio = any(found[arg] for arg in term.args)
         if term.op in ("sub", "div"):
             left, right = (names[arg] for arg in term.args)
-            ratio |= bool(left & _NOW and right & _THEN or left & _THEN and right & _NOW)
+            ratio |= bool((left & _NOW and right & _THEN) or (left & _THEN and right & _NOW))
         found.append(ratio)
     return found[formula.objective]

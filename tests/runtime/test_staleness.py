@@ -228,7 +228,7 @@ def test_completions_of_any_other_weights_are_refused(
         return made
 
     monkeypatch.setattr(rollout, "generate_for", older)
-    with pytest.raises(StageError, match="G902.*update 0, and the model is at update 2"):
+    with pytest.raises(StageError, match=r"G902.*update 0, and the model is at update 2"):
         _Run(tmp_path / "p").go()
 
 

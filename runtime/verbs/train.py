@@ -66,7 +66,9 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     settings = context.stage.settings
     policy: Policy = inputs["model"]
     examples = examples_of(context, policy, data)
-    if context.drawn is not None and isinstance(data, Rollouts):
+    assert context.stage.formula is not None
+    weighs = "behavior_logp" in context.stage.formula["needs"]
+    if context.drawn is not None and isinstance(data, Rollouts) and not weighs:
         examples = [_as_drawn(one) for one in examples]
     contracts.check_targets(context, examples)
     if not examples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def run(
     *,
     cut: tuple[str, int] | None = None,
     extra: str = "",
+    on_metrics: Callable[[], None] = lambda: None,
 ) -> Pipe:
     """Run `body` inside a small pipeline. `cut` names a stage and how many of its updates are told
     before the run ends with `Cut`; run again, it goes on from the last checkpoint."""
@@ -86,6 +88,7 @@ def run(
     def emit(event: dict[str, Any]) -> None:
         pipe.events.append({**event, "at": time.monotonic()})
         if event["event"] == "metrics":
+            on_metrics()
             told[event["stage"]] = told.get(event["stage"], 0) + 1
             if (event["stage"], told[event["stage"]]) == cut:
                 raise Cut

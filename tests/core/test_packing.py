@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
+from core.pipes import run
 
+from grape.runtime.core import text
 from grape.runtime.core.packing import Example, _filled, micro_batches
 
 
 def batch(chance: random.Random, groups: int, size: int, shared: bool) -> list[Example]:
-    found = []
+    found: list[Example] = []
     for group in range(groups):
         prompt = (100 + group, *range(chance.randint(0, 29)))
         for _ in range(size):
@@ -19,10 +22,10 @@ def batch(chance: random.Random, groups: int, size: int, shared: bool) -> list[E
     return found
 
 
-def sizes_of(examples: list[Example], budget: int, **how: bool) -> list[int]:
-    micros = micro_batches(
-        examples, budget=budget, **{"keep_groups": False, "paired": False, **how}
-    )
+def sizes_of(
+    examples: list[Example], budget: int, *, keep_groups: bool = False, paired: bool = False
+) -> list[int]:
+    micros = micro_batches(examples, budget=budget, keep_groups=keep_groups, paired=paired)
     slots = sorted(slot for micro in micros for slot in micro.slots.tolist())
     assert slots == list(range(sum(len(one.completion) for one in examples)))
     return [micro.input_ids.numel() for micro in micros]
@@ -72,3 +75,21 @@ def test_a_shared_prompt_runs_no_more_often(seed: int) -> None:
     found = sizes_of(examples, budget)
     assert len(found) <= len(filled.bins) and sum(found) <= sum(filled.sizes)
     assert max(found) <= max(filled.sizes)
+
+
+def test_no_update_waits_for_the_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, seen = [0], list[int]()
+    real = text.completion_ids
+
+    def counting(tokenizer: object, words: str) -> list[int]:
+        calls[0] += 1
+        return real(tokenizer, words)
+
+    monkeypatch.setattr("grape.runtime.core.examples.completion_ids", counting)
+    body = """
+  stage next = train(base, sums) { algorithm = sft(), sequences_per_update = 4, updates = 6 }
+  output next as "m"
+"""
+    pipe = run(tmp_path, body, "sft", on_metrics=lambda: seen.append(calls[0]))
+    assert len(pipe.metrics("next")) == 6 == len(seen)
+    assert calls[0] and set(seen) == {calls[0]}, "texts became tokens between two updates"

@@ -186,6 +186,7 @@ class _Scorers:
         self.turns = threading.Lock()
         self.own = threading.local()
         self.started: list[_Process] = []
+        self.closed = False
         self.pool = ThreadPoolExecutor(settings["workers"])
 
     def submit(
@@ -200,6 +201,8 @@ class _Scorers:
             self.paces[number].wait()
         why = ""
         for _ in range(self.tries):
+            if self.closed:
+                break
             process = self._process()
             told = process.ask(job)
             if told is not None:
@@ -216,10 +219,13 @@ class _Scorers:
         return process
 
     def close(self) -> None:
+        self.closed = True
         self.pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(self.started):
+            process.process.kill()
+        self.pool.shutdown()
         for process in self.started:
             process.close()
-        self.pool.shutdown()
 
 
 def _read(told: Mapping[str, Any]) -> Outcome:

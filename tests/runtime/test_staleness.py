@@ -25,7 +25,7 @@ torch.set_num_threads(1)
 
 TEXT = """grape 1
 
-use {used} from "std/algorithms"
+{head}
 
 pipeline p() {{
   data sums = jsonl("sums.jsonl") {{ prompt = "{{a}} + {{b}} =", answer = "{{sum}}" }}
@@ -39,6 +39,19 @@ pipeline p() {{
   output policy as "m"
 }}
 """
+OWN = {
+    name: f"""algorithm {name}() on Rollouts {{
+  let advantage = reward - mean(reward per group)
+  let ratio = {ratio}
+  maximize mean(mean(ratio * advantage per sequence) per batch)
+}}"""
+    for name, ratio in (
+        ("old", "exp(logp - old_logp)"),
+        ("drawn", "exp(logp - behavior_logp)"),
+        ("apart", "exp(logp - old_logp) * exp(old_logp - behavior_logp)"),
+        ("never", "exp(logp - old_logp) * exp(behavior_logp - behavior_logp)"),
+    )
+}
 LORA = "checkpoint = 1ms, adapter = lora(rank = 2, alpha = 4)"
 
 
@@ -63,7 +76,9 @@ class _Run:
         rows = [{"a": a, "b": b, "sum": a + b} for a in range(3) for b in range(3)]
         (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         file = folder / "p.grape"
-        file.write_text(TEXT.format(inside=inside, rounds=rounds, used=used, settings=settings))
+        head = OWN.get(used, f'use {used} from "std/algorithms"')
+        how = {"inside": inside, "rounds": rounds, "settings": settings}
+        file.write_text(TEXT.format(head=head, used=used, **how))
         program = load(file)
         assert program.ok, program.findings
         self.plan: Plan = make_plan(
@@ -213,6 +228,18 @@ def test_an_old_value_is_that_before_the_update(tmp_path: Path) -> None:
     again = _Run(tmp_path / "q", used="ppo", settings="sequences_per_update = 4, head_lr = 1e-2")
     assert weights(run.go()) == weights(again.go())
     assert len(run.metrics("next")) == 8
+
+
+def test_a_formula_that_weighs_by_itself_knows_both(tmp_path: Path) -> None:
+    """`old_logp` is that of the drawing weights, or where the formula reads those itself, that of
+    the weights before the update."""
+    found = {}
+    for name in OWN:
+        run = _Run(tmp_path / name, used=name, rounds=3)
+        found[name] = Policy.load(run.go()).model.state_dict()["lm_head.weight"]
+    torch.testing.assert_close(found["old"], found["drawn"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found["apart"], found["drawn"], rtol=0, atol=1e-4)
+    assert (found["never"] - found["drawn"]).abs().max() > 1e-3
 
 
 def test_completions_of_any_other_weights_are_refused(

@@ -29,7 +29,7 @@ DECODED = frozenset({"rows", "compact"})
 NEUTRAL: dict[str, frozenset[str]] = {
     "train": WATCHED | COMPUTED | {"checkpoint"},
     "sample": DECODED | {"engine_memory"},
-    "score": frozenset({"calls_per_minute"}),
+    "score": frozenset({"calls_per_minute", "workers"}),
     "evaluate": DECODED | {"calls_per_minute"},
 }
 """By verb: settings that change how work is done and not what comes out."""
@@ -37,6 +37,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "sample": {"greedy": False, "sampler": None, "curriculum": None},
     "evaluate": {"sampler": None},
     "served": {"tokens": False},
+    "repeat": {"staleness": 0},
     "keep": {"top": None, "prompts": None, "max_tries": 10, "replay": None, "count": None},
 }
 """By verb: settings that came later. Left at these values, a stage keeps the key that it had."""

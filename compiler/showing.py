@@ -211,6 +211,9 @@ def _numbers(stage: PlannedStage) -> str:
             parts += [
                 f"{known[name]:,} {name}" for name in ("completions", "updates") if name in known
             ]
+            parts += ["completions by the weights of the round before"] * settings.get(
+                "staleness", 0
+            )
             return ", ".join(parts)
         case "sample":
             prompts = settings["prompts"] or "all"

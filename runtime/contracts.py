@@ -47,11 +47,13 @@ def check_weights(context: Context, weights: str, updates: int) -> None:
     """G902: rollouts must come from the weights that are about to be trained.
 
     `weights` names those that drew them, `updates` counts the optimizer steps of the model. A
-    formula that reads `behavior_logp` corrects for older weights itself."""
+    formula that reads `behavior_logp` corrects for older weights itself; with `staleness` they are
+    those that the round before began with."""
     formula = context.stage.formula
     if formula is None or "behavior_logp" in formula["needs"] or context.rounds == 1:
         return
-    if weights != str(updates):
+    expected = updates if context.drawn is None else context.drawn
+    if weights != str(expected):
         raise broken(
             context,
             "G902",

@@ -8,7 +8,7 @@ under torch's autograd without checkpointing; a test measures them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grape.compiler.estimates.facts import ModelFacts, adapter_parameters
@@ -216,6 +216,11 @@ def engine(settings: Mapping[str, Any], device: int) -> Line:
     """What another engine takes of the device, from its first use on."""
     share = settings["engine_memory"]
     return Line(settings["engine"], f"{share:.0%} of the device", Range.known(share * device))
+
+
+def beside_training(lines: Iterable[Line]) -> list[Line]:
+    """What sampling holds while a round trains: it is there in every phase."""
+    return [replace(line, phase=RESIDENT) if line.phase == SAMPLING else line for line in lines]
 
 
 def allocator(lines: Sequence[Line]) -> Line:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from grape.compiler.ahead import ahead_of, inner_of
 from grape.compiler.engines import OWN
 from grape.compiler.estimates import memory, work
 from grape.compiler.estimates.devices import Device
@@ -337,11 +338,16 @@ def _repeat(stage: Stage, known: Known) -> Estimate:
     known.models[stage.name] = inside.models[stage.name] = start
     body = {inner.name: _estimate(inner, inside) for inner in stage.body}
     lines = [memory.process(True), memory.weights(start.facts, start.width)]
+    ahead: set[str] = set()
+    if stage.settings["staleness"]:
+        ahead = set(ahead_of(inner_of(inner) for inner in stage.body))
+        lines.append(memory.weights(start.facts, start.width, "weights before"))
     total, others = Work(), 0
     for inner in stage.body:
         found = body[inner.name]
         if inner.verb in ("train", "sample", "evaluate"):
-            lines += [line for line in found.lines if line.name not in ("process", "allocator")]
+            own = [line for line in found.lines if line.name not in ("process", "allocator")]
+            lines += memory.beside_training(own) if inner.name in ahead else own
             total = total + found.work * (1 / (inner.every or 1))
         others += sum(
             line.bytes.expected > 0 and line.name.endswith(" model") for line in found.lines

@@ -8,7 +8,7 @@ makes room for the next prompt. What a row draws does not depend on the rows bes
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -93,11 +93,13 @@ def generate_for(
     compact: bool = True,
     begun: Sequence[Begun] = (),
     talks: Turning | None = None,
+    finished: Callable[[Sequence[Completion]], None] | None = None,
 ) -> Rollouts:
     """`group` completions of each item, in the order of the items; `group` numbers of the result
     count items from 0. `begun`, one for each item, is what their completions begin with; `talks`
-    says when one is over. Raises StageError when a prompt leaves no room for `max_tokens`, or for a
-    model whose layers keep more than keys and values."""
+    says when one is over; `finished` hears of each group when its last completion is. Raises
+    StageError when a prompt leaves no room for `max_tokens`, or for a model whose layers keep more
+    than keys and values."""
     how = Sampling(group, temperature, top_p, max_tokens, tuple(stop), seed, round, rows, compact)
     check_served(policy.network)
     tools = talks.tools if talks is not None else None
@@ -106,9 +108,16 @@ def generate_for(
     was_training = policy.model.training
     policy.model.eval()
     begun = begun or [Begun(name, [], []) for name in names_of(items)]
-    done = _Decoding(policy, begun, prompts, how, emit, talks).run()
+    groups: dict[int, list[Completion]] = {}
+
+    def complete(item: int, rows: list[Row]) -> None:
+        groups[item] = [completion_of(policy, items[item], prompts[item], row, how) for row in rows]
+        if finished is not None:
+            finished(groups[item])
+
+    _Decoding(policy, begun, prompts, how, emit, complete, talks).run()
     policy.model.train(was_training)
-    made = [completion_of(policy, items[row.item], prompts[row.item], row, how) for row in done]
+    made = [row for item in range(len(items)) for row in groups[item]]
     sampling = {
         "group": group,
         "temperature": temperature,
@@ -152,6 +161,7 @@ class _Decoding:
         prompts: list[list[int]],
         how: Sampling,
         emit: Emit,
+        complete: Callable[[int, list[Row]], None],
         talks: Turning | None = None,
     ) -> None:
         self.talks = talks
@@ -159,7 +169,9 @@ class _Decoding:
         self.device = policy.device
         self.names = [one.name for one in begun]
         self.prompts = [[*p, *one.ids] for p, one in zip(prompts, begun, strict=True)]
-        self.how, self.emit = how, emit
+        self.how, self.emit, self.complete = how, emit, complete
+        self.left = [how.group] * len(prompts)
+        """Completions of each prompt that are not finished."""
         self.head, self.after = head_of(self.network)
         self.ends = set(policy.eos_ids)
         self.stops = Stops(policy.tokenizer, how.stop)
@@ -187,8 +199,8 @@ class _Decoding:
             return RowCache(size, how.max_tokens, stems, height, self.device)
         return RowCache(size, height + how.max_tokens, 0, 0, self.device)
 
-    def run(self) -> list[Row]:
-        """All rows, finished, in order of item and sample."""
+    def run(self) -> None:
+        """Draw all rows to their end; `complete` hears of each prompt whose rows are finished."""
         while self.waiting or self.live:
             if self._room():
                 self._admit()
@@ -196,7 +208,6 @@ class _Decoding:
             tokens = self._leave(tokens)
             if self.live:
                 self._forward(tokens)
-        return self.rows
 
     def _room(self) -> bool:
         """Whether prompts are to come in: a few at a time, since each time costs a forward pass."""
@@ -264,8 +275,7 @@ class _Decoding:
         """Finished rows leave the cache; the tokens of those that stay."""
         for row in self.live:
             if not row.done and self._ended(row):
-                row.done = True
-                self.finished += 1
+                self._finish(row)
         going = [number for number, row in enumerate(self.live) if not row.done]
         self._tell(last=not going and not self.waiting)
         if len(going) == len(self.live) or (going and not self.how.compact):
@@ -275,6 +285,14 @@ class _Decoding:
         if not order:
             self.hidden = None
         return tokens[torch.tensor(order, dtype=torch.long, device=self.device)]
+
+    def _finish(self, row: Row) -> None:
+        row.done = True
+        self.finished += 1
+        self.left[row.item] -= 1
+        if not self.left[row.item]:
+            group = self.how.group
+            self.complete(row.item, self.rows[row.item * group : (row.item + 1) * group])
 
     def _ended(self, row: Row) -> bool:
         if self.talks is not None:

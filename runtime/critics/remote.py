@@ -35,7 +35,7 @@ def judge(
 
     def one(question: Question) -> Answer:
         nonlocal finished
-        answer = _answer(client, question, memory)
+        answer = answer_of(client, question, memory)
         with lock:
             finished += 1
             done(finished)
@@ -49,7 +49,8 @@ def judge(
         client.close()
 
 
-def _answer(client: Client, question: Question, memory: Path) -> Answer:
+def answer_of(client: Client, question: Question, memory: Path) -> Answer:
+    """The remembered answer to a question, else the one that the server gives now."""
     body = _body(client.served, question)
     place = memory / f"{digest([client.served.url, body])}.json"
     known = _recall(place)

@@ -4,7 +4,7 @@ the ids and log-probs that its server gives, which a formula may learn from."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,8 +28,10 @@ def generate_served(
     seed: int,
     round: int,
     emit: Emit,
+    finished: Callable[[Sequence[Completion]], None] | None = None,
 ) -> Rollouts:
-    """`group` completions of each item, in the order of the items. Raises StageError where the
+    """`group` completions of each item, in the order of the items; `finished` hears of each group
+    when it is complete. Raises StageError where the
     server gives no answer: a missing completion is never an empty one."""
     from grape.runtime.critics.client import Client
 
@@ -57,6 +59,8 @@ def generate_served(
     try:
         for row in pool.map(one, range(len(items) * group)):
             rows.append(row)
+            if finished is not None and len(rows) % group == 0:
+                finished(rows[-group:])
             total = len(items) * group
             emit({"event": "progress", "done": len(rows), "total": total, "unit": "completions"})
     finally:

@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grape.runtime.artifacts import Completion, Rollouts
-from grape.runtime.context import Emit
 from grape.runtime.errors import StageError
 from grape.runtime.rewards import text
 from grape.runtime.rewards.clock import Late, Pace, within_seconds
 from grape.runtime.rewards.python import one_line, place_in, python
 from grape.runtime.rewards.text import Scorer
 from grape.runtime.rewards.verifier import verifier
+
+if TYPE_CHECKING:
+    from grape.runtime.context import Emit
 
 Node = Mapping[str, Any]
 Scored = tuple[float, dict[str, float]]
@@ -78,7 +80,7 @@ OPERATORS: dict[str, Callable[..., float]] = {
 
 
 @dataclass(slots=True)
-class _Failure(Exception):
+class Failure(Exception):
     """A reward that gave no number for a completion."""
 
     part: str
@@ -86,13 +88,45 @@ class _Failure(Exception):
 
 
 @dataclass(slots=True)
-class _Scoring:
+class Scoring:
     """What is the same for all completions of one call."""
 
     scorers: dict[str, Scorer]
     files: dict[str, Path]
     timeout: float
     retries: int = 0
+
+
+Outcome = tuple[float | Failure, dict[str, float]]
+"""A reward, or why there is none, and the parts that are known."""
+Known = Callable[[Node, Completion], Outcome | None]
+"""Outcomes that were found before; None for one that was not."""
+
+
+def prepared(
+    expression: Node, rollouts: Rollouts, project: Path, timeout: float, retries: int
+) -> Scoring:
+    """The rewards of an expression, loaded. Raises StageError when one cannot be used."""
+    nodes = [node for node in walk(expression) if node["op"] == "call"]
+    return Scoring(
+        {node["part"]: BUILTINS[node["name"]](node["params"], rollouts, project) for node in nodes},
+        {
+            node["part"]: project / node["params"]["source"].partition(":")[0]
+            for node in nodes
+            if node["name"] == "python"
+        },
+        timeout,
+        retries,
+    )
+
+
+def outcome_of(expression: Node, row: Completion, scoring: Scoring) -> Outcome:
+    """Reward and parts of a completion, or why its reward failed."""
+    parts: dict[str, float] = {}
+    try:
+        return _row(expression, row, parts, scoring), parts
+    except Failure as failure:
+        return failure, parts
 
 
 def score_rollouts(
@@ -105,40 +139,37 @@ def score_rollouts(
     emit: Emit,
     retries: int = 0,
     calls_per_minute: int | None = None,
+    known: Known | None = None,
 ) -> list[Scored]:
     """Reward and parts of every row, in order.
 
     `on_error` is "stop" or the number that a sample gets whose reward fails; `timeout` is seconds
     for one built-in or Python reward of one completion, which is asked `retries` times more when
-    it fails; at most `calls_per_minute` completions are begun in a minute. Raises StageError when
-    a reward cannot be used at all, and on the first failing sample with "stop".
+    it fails; at most `calls_per_minute` completions are begun in a minute. `known` gives what was
+    found while others were drawn. Raises StageError when a reward cannot be used at all, and on
+    the first failing sample with "stop".
     """
-    nodes = [node for node in _walk(expression) if node["op"] == "call"]
-    labels = [node["part"] for node in _walk(expression) if "part" in node]
-    scoring = _Scoring(
-        {node["part"]: BUILTINS[node["name"]](node["params"], rollouts, project) for node in nodes},
-        {
-            node["part"]: project / node["params"]["source"].partition(":")[0]
-            for node in nodes
-            if node["name"] == "python"
-        },
-        timeout,
-        retries,
-    )
+    labels = [node["part"] for node in walk(expression) if "part" in node]
+    how = (expression, rollouts, project, timeout, retries)
+    scoring = prepared(*how) if known is None or not rollouts.rows else None
     pace = Pace(calls_per_minute)
     made: list[Scored] = []
-    failures: list[_Failure] = []
+    failures: list[Failure] = []
     for row in rollouts.rows:
-        pace.wait()
-        parts: dict[str, float] = {}
-        try:
-            made.append((_row(expression, row, parts, scoring), parts))
-        except _Failure as failure:
+        outcome = known(expression, row) if known is not None else None
+        if outcome is None:
+            scoring = scoring or prepared(*how)
+            pace.wait()
+            outcome = outcome_of(expression, row, scoring)
+        found, parts = outcome
+        if isinstance(found, Failure):
             if on_error == "stop":
-                raise _stopped(failure, row) from None
-            failures.append(failure)
+                raise _stopped(found, row)
+            failures.append(found)
             number = float(on_error)
             made.append((number, {label: parts.get(label, number) for label in labels}))
+        else:
+            made.append((found, parts))
     if failures:
         first = failures[0]
         emit(
@@ -152,22 +183,22 @@ def score_rollouts(
     return made
 
 
-def _walk(node: Node) -> Iterator[Node]:
+def walk(node: Node) -> Iterator[Node]:
     yield node
     for child in (*node.get("args", ()), *([node["value"]] if node["op"] == "part" else ())):
-        yield from _walk(child)
+        yield from walk(child)
 
 
-def _row(expression: Node, row: Completion, parts: dict[str, float], scoring: _Scoring) -> float:
+def _row(expression: Node, row: Completion, parts: dict[str, float], scoring: Scoring) -> float:
     """The reward; `parts` is filled with every part, also of the branches that do not count."""
     total = _value(expression, row, parts, scoring)
-    for node in _walk(expression):
+    for node in walk(expression):
         if "part" in node and node["part"] not in parts:
             _value(node, row, parts, scoring)
     return _finite(total, "the reward")
 
 
-def _value(node: Node, row: Completion, parts: dict[str, float], scoring: _Scoring) -> float:
+def _value(node: Node, row: Completion, parts: dict[str, float], scoring: Scoring) -> float:
     match node["op"]:
         case "number":
             return float(node["value"])
@@ -188,21 +219,21 @@ def _value(node: Node, row: Completion, parts: dict[str, float], scoring: _Scori
         return _finite(OPERATORS[node["op"]](*args), "the reward")
     except (ZeroDivisionError, OverflowError, ValueError) as error:
         shown = ", ".join(f"{arg:g}" for arg in args)
-        raise _Failure(
+        raise Failure(
             "the reward", f"cannot compute `{node['op']}` of {shown}: {one_line(error)}"
         ) from None
 
 
-def _call(node: Node, row: Completion, scoring: _Scoring) -> float:
+def _call(node: Node, row: Completion, scoring: Scoring) -> float:
     for _ in range(scoring.retries):
         try:
             return _called(node, row, scoring)
-        except _Failure:
+        except Failure:
             continue
     return _called(node, row, scoring)
 
 
-def _called(node: Node, row: Completion, scoring: _Scoring) -> float:
+def _called(node: Node, row: Completion, scoring: Scoring) -> float:
     part = node["part"]
     name = node["params"]["source"] if node["name"] == "python" else part
     scorer = scoring.scorers[part]
@@ -211,10 +242,10 @@ def _called(node: Node, row: Completion, scoring: _Scoring) -> float:
     except StageError:
         raise
     except Late:
-        raise _Failure(name, f"took longer than {scoring.timeout:g} seconds") from None
+        raise Failure(name, f"took longer than {scoring.timeout:g} seconds") from None
     except (Exception, SystemExit) as error:  # the user's code can raise anything
         place = place_in(error, scoring.files[part]) if part in scoring.files else ""
-        raise _Failure(name, f"failed with {one_line(error)}{place}") from None
+        raise Failure(name, f"failed with {one_line(error)}{place}") from None
     return _finite(value, name)
 
 
@@ -222,9 +253,9 @@ def _finite(value: object, part: str) -> float:
     """A bool, an int or a float that is a finite number, as a float."""
     number = value.item() if hasattr(value, "item") and not hasattr(value, "__len__") else value
     if not isinstance(number, (bool, int, float)):
-        raise _Failure(part, f"gave {_shown(value)}, which is no number")
+        raise Failure(part, f"gave {_shown(value)}, which is no number")
     if not math.isfinite(number):
-        raise _Failure(part, f"gave {float(number)}, which is no finite number")
+        raise Failure(part, f"gave {float(number)}, which is no finite number")
     return float(number)
 
 
@@ -232,7 +263,7 @@ def _shown(value: object) -> str:
     return "nothing (None)" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
 
 
-def _stopped(failure: _Failure, row: Completion) -> StageError:
+def _stopped(failure: Failure, row: Completion) -> StageError:
     name = failure.part if failure.part.startswith("the ") else f"the reward `{failure.part}`"
     return StageError(
         f"G903: {name} {failure.reason}\n"

@@ -118,6 +118,12 @@ def derived(seed: int, *what: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 
 
+def _hearer(context: Context, data: Data) -> Callable[[Sequence[Completion]], None] | None:
+    """Who hears of every group as soon as it is finished."""
+    tell, turn = context.finished, (context.round, context.attempt)
+    return None if tell is None else lambda rows: tell(rows, data.environment, turn)
+
+
 def run(context: Context, inputs: dict[str, object]) -> Rollouts:
     """`group` completions of each of `prompts` items. Raises StageError when a prompt leaves no
     room for `max_tokens`."""
@@ -148,7 +154,8 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
         sizes = curriculum.budget(chosen, least, settings["group"], rates_of(context))
         rollouts = of_sizes(draw, model, chosen, sizes, how)
     else:
-        rollouts = draw(model, chosen, **how)
+        overlaps = {"finished": _hearer(context, data)} if draw is completions_of else {}
+        rollouts = draw(model, chosen, **how, **overlaps)
     rollouts.environment = data.environment
     if settings["greedy"]:
         likeliest = {**how, "group": 1, "temperature": 0.0}

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from grape.runtime.artifacts import Rollouts
-from grape.runtime.context import Context
+from grape.runtime.context import Context, answers_of
 from grape.runtime.errors import StageError
 from grape.runtime.nodes import node_values
 from grape.runtime.rewards.evaluation import score_rollouts
@@ -93,6 +93,7 @@ def with_rewards(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -
         retries=context.stage.settings.get("retries", 0),
         calls_per_minute=context.stage.settings.get("calls_per_minute"),
         emit=context.emit,
+        known=context.apart.outcome if context.apart is not None else None,
     )
     rows = [
         replace(row, reward=reward, parts=parts)
@@ -114,8 +115,9 @@ def _judged(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -> Rol
         calls_per_minute=settings["calls_per_minute"],
         emit=context.emit,
         critics=inputs,
-        answers=context.work.parents[1] / "answers",  # beside the stages' work, in the store
+        answers=answers_of(context.work),
         memory=context.state.setdefault("memory", {}),
+        apart=context.apart,
     )
     assert context.stage.reward is not None
     return replace(rollouts, rows=score_rubric(context.stage.reward, rollouts, scoring))

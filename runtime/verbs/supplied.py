@@ -69,8 +69,10 @@ class Supplied:
         return model
 
     def before(self, policy: Policy) -> None:
-        """Note what the formula wants to know of the policy as it is now."""
-        wanted = [now for name, now in _BEFORE.items() if name in self.needs]
+        """Note what the formula wants to know of the policy as it is now, and the examples do not
+        hold."""
+        known = self.examples[0].tokens
+        wanted = [now for name, now in _BEFORE.items() if name in self.needs and name not in known]
         if not wanted:
             return
         temperature = self.temperature

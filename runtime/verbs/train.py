@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -68,6 +68,10 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     settings = context.stage.settings
     policy: Policy = inputs["model"]
     examples = examples_of(context, policy, data)
+    assert context.stage.formula is not None
+    weighs = "behavior_logp" in context.stage.formula["needs"]
+    if context.drawn is not None and isinstance(data, Rollouts) and not weighs:
+        examples = [_as_drawn(one) for one in examples]
     contracts.check_targets(context, examples)
     if not examples:
         context.emit({"event": "note", "text": f"{context.stage.name}: nothing to learn from"})
@@ -83,7 +87,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     formula = Formula.from_json(context.stage.formula or {})
     how = cutting(settings)
     supplied = Supplied(context.stage.name, formula.needs, inputs, examples, how, temperature)
-    if len(batches) > 1 or formula.constraints:
+    if len(batches) > 1 or formula.constraints or context.drawn is not None:
         supplied.before(policy)
     if "ref_logp" in supplied.given and isinstance(data, Rollouts):
         apart = supplied.given["ref_logp"].cpu() - _recorded(examples)
@@ -105,6 +109,11 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
         parts = [partial(trainer.stepping, supplied, _members(batch)) for batch in whole]
         mend(context, formula, parts, trainer.optimizer, trainer.memory)
     return policy
+
+
+def _as_drawn(example: Example) -> Example:
+    """With `old_logp` as the weights that drew it saw every token: those of the round before."""
+    return replace(example, tokens={"old_logp": example.tokens["behavior_logp"], **example.tokens})
 
 
 def _members(batch: list[list[int]]) -> list[int]:
@@ -138,6 +147,8 @@ def _check_rollouts(
         contracts.check_vocabulary(context, examples, int(policy.network.config.vocab_size))
     whole = data.sampling.get("top_p", 1.0) == 1 and data.sampling.get("temperature", 1.0) > 0
     corrected = "behavior_logp" in context.stage.formula["needs"]
+    if context.drawn not in (None, policy.updates):
+        return  # older weights drew them, so that a ratio of 1 is not to be expected
     again = engine == OWN and (context.round or "checked" in context.state)
     if again or not whole or (corrected and engine in (OWN, SERVER)):
         return

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from lark import Token, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from grape.dsl.findings import Finding
-from grape.dsl.lexing import MAX_DEPTH, TooDeep
+from grape.dsl.findings import Edit, Finding, Fix
+from grape.dsl.lexing import MAX_DEPTH, Glued, TooDeep
 from grape.dsl.nearest import did_you_mean
 from grape.dsl.source import Source, Span
 
@@ -30,6 +30,7 @@ _LEXEME = re.compile(
     r'r?"""(?:[^\\]|\\.)*?"""|r"[^"\n]*"|"(?:[^"\\\n]|\\.)*"|#[^\n]*|[{}()\[\]]', re.DOTALL
 )
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CAMEL = re.compile(r"(?<![A-Za-z0-9_])[a-z_][a-z0-9_]*[A-Z][A-Za-z0-9_]*$")
 _CONTINUATION = re.compile(
     rf"\r?\n(?!{_HEAD.pattern}|[ \t]*[a-z_][a-z0-9_]*[ \t]*=(?!=))[^\n]*[^\s\n][^\n]*"
 )
@@ -47,17 +48,21 @@ class _Open:
     suspect: int | None
 
 
-def place_of(error: UnexpectedInput | TooDeep, text: str) -> int:
+Stop = UnexpectedInput | TooDeep | Glued
+"""What ends a parse."""
+
+
+def place_of(error: Stop, text: str) -> int:
     """The character at which parsing stopped."""
     if isinstance(error, UnexpectedCharacters):
         return error.pos_in_stream or 0
-    token = error.token if isinstance(error, TooDeep | UnexpectedToken) else None
+    token = error.token if isinstance(error, TooDeep | Glued | UnexpectedToken) else None
     if token is None or token.type == "$END":
         return len(text.rstrip())
     return token.start_pos or 0
 
 
-def mend(source: Source, text: str, error: UnexpectedInput | TooDeep) -> tuple[Finding, str]:
+def mend(source: Source, text: str, error: Stop) -> tuple[Finding, str]:
     """The finding for an error, and the text without it. The text always differs."""
     at = place_of(error, text)
     finding, mended = _mend(source, text, at, error)
@@ -72,14 +77,14 @@ def cut(text: str, at: int) -> str:
     return kept if kept != text else ""
 
 
-def _mend(
-    source: Source, text: str, at: int, error: UnexpectedInput | TooDeep
-) -> tuple[Finding, str]:
+def _mend(source: Source, text: str, at: int, error: Stop) -> tuple[Finding, str]:
     if isinstance(error, TooDeep):
         finding = Finding(
             "G006", f"brackets nest deeper than {MAX_DEPTH}", Span(source, at, at + 1)
         )
         return finding, _without_declaration(text, at)
+    if isinstance(error, Glued):
+        return _glued(source, error), _without_statement(text, at)
     opened = _open_at(text, at)
     unclosed = _unclosed(source, text, at, opened, error)
     if unclosed:
@@ -187,6 +192,29 @@ def _character(source: Source, text: str, at: int) -> tuple[Finding, str]:
     return Finding("G001", f"`{shown}` does not belong here", Span(source, at, at + 1)), mended
 
 
+def _glued(source: Source, error: Glued) -> Finding:
+    """Two words without a blank between them. Which are certain to be two: a keyword before a
+    number or a raw string."""
+    before, token = error.before, error.token
+    start, at = before.start_pos or 0, token.start_pos or 0
+    span = Span(source, start, at + len(token))
+    if token.type in ("NUMBER", "STRING"):
+        fix = Fix("put a blank between them", (Edit(Span(source, at, at), " "),))
+        message = f"`{before}` runs into `{token}`: write `{before} {token}`"
+        return Finding("G011", message, span, fix=fix)
+    if before.type == "NAME":
+        return _no_name(span)
+    word = span.text
+    hint = did_you_mean(word, _KEYWORDS) or f"; did you mean `{before} {token}`?"
+    return Finding("G011", f"`{word}` does not belong here{hint}", span)
+
+
+def _no_name(span: Span) -> Finding:
+    parts = (part.lower() for part in re.split(r"(?<=[a-z0-9])(?=[A-Z])", span.text))
+    message = f"`{span.text}` is no name: names are small letters, digits and `_`"
+    return Finding("G011", message, span, hint=f"write `{'_'.join(parts)}`")
+
+
 def _word(source: Source, word: str, at: int) -> Finding:
     hint = did_you_mean(word, [name for name in _KEYWORDS if name != word])
     span = Span(source, at, at + len(word))
@@ -200,6 +228,9 @@ def _token(source: Source, text: str, token: Token, expected: set[str]) -> tuple
     if token == "else":
         message = "`else` stands on the line of the `}` before it: `} else {`"
         return at, Finding("G001", message, span)
+    camel = _CAMEL.search(text, _line_start(text, at), at + len(token))
+    if token.type == "TYPE" and camel:
+        return camel.start(), _no_name(Span(source, camel.start(), camel.end()))
     if token.type == "_NL":
         end = max(1, len(text[:at].rstrip()))
         span = Span(source, end - 1, end)

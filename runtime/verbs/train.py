@@ -43,6 +43,7 @@ class Trainer:
     settings: dict[str, Any]
     memory: dict[str, float] = field(default_factory=dict)
     """What every `state` of the formula has become; empty before the first update."""
+    watch: contracts.Watch = field(default_factory=contracts.Watch)
 
     def stepping(self, supplied: Supplied, members: Sequence[int], compiled: Compiled) -> Stepping:
         """A step on some of the examples."""
@@ -53,11 +54,14 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint of the repeat keeps; it comes back as `context.state["resume"]`."""
-        return {**self.optimizer.state_dict(), "memory": self.memory}
+        kept = {"memory": self.memory, "watch": self.watch.state_dict()}
+        return {**self.optimizer.state_dict(), **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state)
         self.memory = state.get("memory", {})
+        if "watch" in state:
+            self.watch.load_state_dict(state["watch"])
 
 
 def run(context: Context, inputs: dict[str, Any]) -> Policy:
@@ -85,7 +89,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
         supplied.before(policy)
     if "ref_logp" in supplied.given and isinstance(data, Rollouts):
         apart = supplied.given["ref_logp"].cpu() - _recorded(examples)
-        _watch(context).reference_gap(context, float((apart.exp() - apart - 1).mean()))
+        trainer.watch.reference_gap(context, float((apart.exp() - apart - 1).mean()))
     resumed = 0
     if context.rounds == 1:
         resumed = load_checkpoint(context.work, policy, trainer)
@@ -113,11 +117,6 @@ HEADS = {"value": {"value", "old_value"}, "score": {"score"}}
 """Which head a formula trains, by the quantities that it reads."""
 PROBED = 16
 """Sequences whose log-probabilities are compared before the first update."""
-
-
-def _watch(context: Context) -> contracts.Watch:
-    watch: contracts.Watch = context.state.setdefault("watch", contracts.Watch())
-    return watch
 
 
 def _recorded(examples: list[Example]) -> Tensor:
@@ -213,7 +212,7 @@ def _update(
     total: int,
 ) -> None:
     start = time.monotonic()
-    watch = _watch(context)
+    watch = trainer.watch
     try:
         step = stepping.run()
     except StageError as error:

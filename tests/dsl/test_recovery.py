@@ -15,7 +15,7 @@ import grape.dsl.table
 from grape.dsl import ast
 from grape.dsl.format import format_text
 from grape.dsl.parse import MAX_ERRORS, parse
-from grape.dsl.render import human
+from grape.dsl.render import apply_fixes, human
 from grape.dsl.source import Source
 
 OPEN = "grape 1\n\npipeline p() {\n"
@@ -158,3 +158,26 @@ def test_the_table_is_written_the_same_every_time(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-m", "grape.dsl.table"], check=True, env=env, cwd=tmp_path)
     assert (folder / "grammar.table").read_bytes() == (original / "grammar.table").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("line", "said", "mended"),
+    [
+        ("check a.mean > b.mean with95%", "write `with 95%`", "check a.mean > b.mean with 95%"),
+        ("check a.mean > b.mean with9e-1", "write `with 9e-1`", "check a.mean > b.mean with 9e-1"),
+        ("models = fresh(d)", "did you mean `model`?", None),
+        ("stagewarm = train(a)", "did you mean `stage warm`?", None),
+        ("stage warmUp = train(a)", "is no name", None),
+        ('output warm asr"a"', 'write `as r"a"`', 'output warm as r"a"'),
+    ],
+)
+def test_words_that_run_together_are_refused(line: str, said: str, mended: str | None) -> None:
+    text = OPEN + f"  {line}\n  stage last = train(a)\n}}\n"
+    file, (finding,) = parse(Source("file.grape", text))
+    assert finding.code == "G011" and finding.span.line == 4
+    assert said in finding.message and file.damaged
+    (pipeline,) = file.declarations
+    assert isinstance(pipeline, ast.PipelineDecl) and len(pipeline.body) == 1
+    assert (finding.fix is not None) == (mended is not None)
+    if finding.fix:
+        assert apply_fixes(text, [finding.fix]) == text.replace(line, mended or "")

@@ -308,9 +308,14 @@ def _complain(name: str, span: Span, place: Place) -> NoReturn:
         known += here.families if here is not None else []
     for declared in top.nodes.values():
         node = declared.statement
-        if isinstance(node, ast.Repeat) and name in _names_in(node.body):
-            message = f"`{name}` exists only inside `repeat … with {node.name.name}`"
-            hint = f"after the repeat, `{node.name.name}` is its last model"
+        inner = _nodes_in(node.body).get(name) if isinstance(node, ast.Repeat) else None
+        if inner is not None:
+            policy = node.name.name
+            message = f"`{name}` exists only inside `repeat … with {policy}`, once for each round"
+            hint = f"after the repeat, `{policy}` is its last model"
+            call = inner.call
+            if isinstance(call, ast.Call) and call.function.span.text == "evaluate":
+                hint += f": measure it there, with `stage {name} = {call.span.text}`"
             refuse("G117", message, span, hint=hint)
     unknown("G101", f"there is no `{name}` here", name, span, known)
 
@@ -338,11 +343,11 @@ def _expressions(statement: ast.Statement) -> list[ast.Expr]:
     return [found for body in ast.bodies(statement) for s in body for found in _expressions(s)]
 
 
-def _names_in(body: tuple[ast.Statement, ...]) -> list[str]:
-    names = []
+def _nodes_in(body: tuple[ast.Statement, ...]) -> dict[str, ast.Node]:
+    nodes: dict[str, ast.Node] = {}
     for statement in body:
         if isinstance(statement, ast.Node):
-            names.append(statement.name.name)
+            nodes[statement.name.name] = statement
         for inner in ast.bodies(statement):
-            names += _names_in(inner)
-    return names
+            nodes |= _nodes_in(inner)
+    return nodes

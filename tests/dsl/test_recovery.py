@@ -181,3 +181,44 @@ def test_words_that_run_together_are_refused(line: str, said: str, mended: str |
     assert (finding.fix is not None) == (mended is not None)
     if finding.fix:
         assert apply_fixes(text, [finding.fix]) == text.replace(line, mended or "")
+
+
+UNCLOSED = """  stage t = train(a, b) {
+    lr = 1e-4  # a note
+  stage u = train(t, b) { epochs = 2
+  repeat 3 with policy = u {
+    stage s = f(policy) { group = 4
+    next policy = train(policy, s)
+  }
+  check t.mean = 3
+  output policy as "m"
+}
+"""
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_settings_that_are_not_closed_hide_nothing_after_them(end: str) -> None:
+    text = (OPEN + UNCLOSED + REWARD).replace("\n", end)
+    file, said = found(text)
+    assert said == [("G002", 4), ("G002", 6), ("G002", 8), ("G001", 11)]
+    assert names(file) == ["p", "last"]
+    (pipeline, _) = file.declarations
+    assert isinstance(pipeline, ast.PipelineDecl)
+    assert [type(item).__name__ for item in pipeline.body] == ["Node", "Node", "Repeat", "Output"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (OPEN + "  warm = train(a)\n}\n", "`stage warm = …`"),
+        ("grape 1\n\nalgorithm a() on Demos {\n  x = 1\n}\n", "`let x = …`"),
+        ("grape 1\n\nimport sft\n", "use NAME from"),
+        (OPEN + "  for x in [1, 2] {\n  }\n}\n", "each X in"),
+        ("grape 1\n\nreward r(x, y: int) = 1\n", "`x` needs a type: `x: float`"),
+        (OPEN + "  check a.mean = 3\n}\n", "to compare, write `==`"),
+        (OPEN + "  output a\n}\n", 'needs `as "PATH"`'),
+    ],
+)
+def test_habits_of_other_languages_are_answered(text: str, said: str) -> None:
+    first = parse(Source("file.grape", text))[1][0]
+    assert said in first.message + (first.hint or "")

@@ -263,7 +263,7 @@ def check_hygiene(work: Work) -> None:
     for declared in work.declared:
         graph = work.graphs[declared.name.name]
         if graph is not None:
-            found = check_graph(graph, declared)
+            found = list(check_graph(graph, declared))
             if work.module.file.damaged:  # what could not be read may use it
                 found = [finding for finding in found if finding.code != "G403"]
             work.findings += found

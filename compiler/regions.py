@@ -137,10 +137,10 @@ class Region:
     def stage(self, name: str, span: Span) -> Stage:
         """The stage of a full name, built when it is not yet. Raises `Refused`."""
         if name in self.open:
-            chain = [*self.open[self.open.index(name) :], name]
-            if len(chain) == 2:
+            if self.open[-1] == name:
                 refuse("G112", f"`{name}` needs itself", span)
-            refuse("G112", f"these stages need each other: {' → '.join(chain)}", span)
+            chain = " → ".join([*self.open[self.open.index(name) :], name])
+            refuse("G112", f"these stages need each other: {chain}", span)
         if len(self.open) > MAX_OPEN:
             chain = " → ".join(self.open[:3])
             refuse("G112", f"these stages need each other: {chain} → … → {name}", span)

@@ -162,7 +162,7 @@ _RANDOM = ("numpy.random", "np.random", "torch.rand", "torch.randn")
 def impurities(text: str, project: Path) -> Iterator[tuple[Span, str]]:
     """Places of a reward's file where its value comes to depend on more than its arguments, each
     with what is done there: at most one of a kind."""
-    path = text.partition(":")[0]
+    path, _, function = text.partition(":")
     file = project / path
     try:
         source = Source(path, file.read_text(encoding="utf-8"))
@@ -171,11 +171,27 @@ def impurities(text: str, project: Path) -> Iterator[tuple[Span, str]]:
         return
     names = dict(_imported(tree))
     told: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _reached(tree, function):
         what = _impure_call(node, names)
         if what is not None and what not in told:
             told.add(what)
             yield _line(source, node), what
+
+
+def _reached(tree: ast.Module, function: str) -> Iterator[ast.AST]:
+    """The nodes of a function and of all that it may call in its file: functions by their names,
+    and whatever is no function, which runs when the file is loaded or is a class."""
+    functions = {node.name: node for node in tree.body if isinstance(node, Function)}
+    waiting = [node for node in tree.body if not isinstance(node, Function)]
+    open_: list[ast.stmt] = [
+        *waiting,
+        *([functions.pop(function)] if function in functions else []),
+    ]
+    while open_:
+        for node in ast.walk(open_.pop(0)):
+            yield node
+            if isinstance(node, ast.Name) and node.id in functions:
+                open_.append(functions.pop(node.id))
 
 
 def loose_calls(text: str, project: Path) -> Iterator[Span]:

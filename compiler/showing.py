@@ -170,8 +170,16 @@ def _explained(stage: PlannedStage) -> Iterator[str]:
 
 def why_text(plan: Plan, name: str) -> str:
     """`grape why STAGE`: the reasons as a tree, from the stage back to where a change began.
-    Raises ValueError for an unknown stage."""
+    Raises ValueError for an unknown stage and for one inside a repeat, which has one state."""
     known = {stage.name: stage for stage in plan.stages}
+    for region in plan.stages:
+        if name not in known and name.removeprefix(f"{region.name}.") in {
+            inner.name for inner in region.body
+        }:
+            raise ValueError(
+                f"`{name}` is part of the repeat `{region.name}`, which runs as a whole: "
+                f"ask for `{region.name}`"
+            )
     if name not in known:
         raise ValueError(f"there is no stage `{name}`; there are: {', '.join(known)}")
     return "\n".join(_why(known, name, "", "", set()))

@@ -146,6 +146,14 @@ class Watch:
     told_next: dict[str, float] = field(default_factory=dict)
     """What the metrics of the next update hold beside its own."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that a run that goes on waits and speaks as if unbroken."""
+        return {"since": self.since, "told": sorted(self.told), "last": self.last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.since, self.told = dict(state["since"]), set(state["told"])
+        self.last = dict(state["last"])
+
     def update(
         self, context: Context, examples: Sequence[Learned], metrics: dict[str, Any]
     ) -> None:

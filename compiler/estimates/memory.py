@@ -28,6 +28,8 @@ CHUNK = 1024
 """Positions that the output head takes at once under autograd."""
 CELLS = 1 << 23
 """Logits that are there at once when the head's gradient is formed without a graph."""
+TABLE = 1 << 21
+"""Entries of one distribution of a chunk of tokens."""
 DECODED = 64
 """Completions that are decoded side by side."""
 
@@ -174,6 +176,26 @@ def head(facts: ModelFacts, width: int, scored: Range, *, fused: bool) -> Line:
     if fused:
         text += f" + {scored.expected:,.0f} scored × {facts.hidden} × {width} B × 2"
     return Line("logits", text, held * (facts.vocab * 4) + (states if fused else ZERO), UPDATE)
+
+
+def states(facts: ModelFacts, width: int, tokens: Range, name: str, *, head: bool = False) -> Line:
+    """Hidden states that stand for whole distributions until a few tokens' are formed; with `head`
+    a copy of the output embedding, too."""
+    text = f"{tokens.expected:,.0f} tokens × {facts.hidden} × {width} B"
+    held = tokens * (facts.hidden * width)
+    if head:
+        text += f" + {facts.vocab:,} × {facts.hidden} × {width} B of the head as it was"
+        held = held + Range.known(facts.vocab * facts.hidden * width)
+    return Line(name, text, held, UPDATE)
+
+
+def tables(facts: ModelFacts, tokens: Range, kinds: int) -> Line:
+    """The distributions of a chunk of tokens, in float32, and what a formula makes of them."""
+    cells = (tokens * facts.vocab).at_most(max(TABLE, facts.vocab))
+    copies = Range(1, 2, 4) * kinds
+    held = Range(cells.low * copies.low, cells.expected * copies.expected, cells.high * copies.high)
+    text = f"{cells.expected:,.0f} entries × {kinds} kinds × 2 (the formula's values) × 4 B"
+    return Line("distributions", text, held * 4, UPDATE)
 
 
 def drawing(

@@ -203,9 +203,14 @@ def _train(stage: Stage, known: Known) -> Estimate:
     moved = model.bytes * (0 if known.inside else 2)
     for port, edge in (("reference", "ref_logp"), ("teacher", "teacher_logp")):
         other = known.model(stage, port)
-        if other is not None and stage.formula is not None and edge in stage.formula.needs:
-            lines.append(memory.weights(other.facts, other.width, f"{port} model"))
-            moved += 0 if known.inside else other.bytes
+        needs = stage.formula.needs if stage.formula is not None else frozenset()
+        if other is None or not needs & {edge, f"{edge}_all"}:
+            continue
+        lines.append(memory.weights(other.facts, other.width, f"{port} model"))
+        moved += 0 if known.inside else other.bytes
+        if f"{edge}_all" in needs and made is not None:
+            scored = _whole_update(stage, made).completion_tokens
+            lines.append(memory.states(other.facts, other.width, scored, f"{port} states"))
     if stage.formula is not None:
         lines += memory.trained_beside(model.facts, model.width, stage.formula, stage.settings)
     if made is None:
@@ -213,10 +218,31 @@ def _train(stage: Stage, known: Known) -> Estimate:
         lines += memory.training(model.facts, model.width, Update(ZERO, ZERO, True, stage.settings))
         return Estimate(tuple(lines), Work(), moved, model.facts.parameters, notes)
     lines += memory.training(model.facts, model.width, _update(stage, made, known.inside))
+    lines += _distributions(stage, model, made)
     if not known.inside:
         lines.append(memory.allocator(lines))
     done = _training_work(stage, model, made)
     return Estimate(tuple(lines), done, moved, model.facts.parameters)
+
+
+def _distributions(stage: Stage, model: Model, made: Sequences) -> list[memory.Line]:
+    """What a formula over whole distributions holds of the model itself."""
+    needs = stage.formula.needs if stage.formula is not None else frozenset()
+    wanted = sorted(name for name in needs if name.endswith("_all"))
+    if not wanted:
+        return []
+    facts, width = model.facts, model.width
+    scored = _whole_update(stage, made).completion_tokens
+    lines = [memory.states(facts, width, scored, "own states")] if "logp_all" in wanted else []
+    if "old_logp_all" in wanted and updates_of(stage, made) > 1:
+        lines.append(
+            memory.states(facts, width, made.completion_tokens, "states before", head=True)
+        )
+    return [*lines, memory.tables(facts, scored, len(wanted))]
+
+
+def _whole_update(stage: Stage, made: Sequences) -> Sequences:
+    return replace(made, groups=sequences_of_update(stage, made) / made.group)
 
 
 def _learned(stage: Stage, known: Known) -> Sequences | None:
@@ -257,8 +283,7 @@ def _update(stage: Stage, made: Sequences, again: bool) -> Update:
     coupled = stage.formula is not None and stage.formula.coupling.value in ("group", "pair")
     unit = made.group if coupled else 1
     budget = stage.settings["micro_tokens"]
-    groups = sequences_of_update(stage, made) / made.group
-    whole = replace(made, groups=groups)
+    whole = _whole_update(stage, made)
     smallest = replace(made, groups=1, group=unit)
 
     def row(total: float, least: float) -> float:
@@ -278,7 +303,7 @@ def _training_work(stage: Stage, model: Model, made: Sequences) -> Work:
     per_update, updates = sequences_of_update(stage, made), updates_of(stage, made)
     passes = min(stage.settings["epochs"], updates * per_update / max(1.0, made.count))
     needs = formula.needs if formula is not None else frozenset()
-    extra = len(needs & {"ref_logp", "teacher_logp"})
+    extra = len(needs & {"ref_logp", "teacher_logp", "ref_logp_all", "teacher_logp_all"})
     extra += "old_logp" in needs and updates > 1
     alone = "old_logp" in needs and updates <= 1
     twice = formula is not None and not foreknown(formula, on_policy=alone).weights

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,6 +127,31 @@ def outcome_of(expression: Node, row: Completion, scoring: Scoring) -> Outcome:
         return _row(expression, row, parts, scoring), parts
     except Failure as failure:
         return failure, parts
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A Python reward by itself, to be called as a stage would call it."""
+
+    node: Node
+    project: Path
+    timeout: float
+    retries: int = 0
+    _scoring: list[Scoring] = field(default_factory=list)
+
+    def failure(self, row: Completion) -> str | None:
+        """Why it gives no number for a completion; None when it does. Raises StageError when it
+        cannot be used at all."""
+        if not self._scoring:  # loaded once, as in a stage
+            params, part = self.node["params"], self.node["part"]
+            file = self.project / params["source"].partition(":")[0]
+            scorers = {part: python(params, self.project)}
+            self._scoring.append(Scoring(scorers, {part: file}, self.timeout, self.retries))
+        try:
+            _call(self.node, row, self._scoring[0])
+        except Failure as failure:
+            return failure.reason
+        return None
 
 
 def score_rollouts(
@@ -253,14 +278,20 @@ def _finite(value: object, part: str) -> float:
     """A bool, an int or a float that is a finite number, as a float."""
     number = value.item() if hasattr(value, "item") and not hasattr(value, "__len__") else value
     if not isinstance(number, (bool, int, float)):
-        raise Failure(part, f"gave {_shown(value)}, which is no number")
+        raise Failure(part, f"gave {_shown(value)}")
     if not math.isfinite(number):
         raise Failure(part, f"gave {float(number)}, which is no finite number")
     return float(number)
 
 
 def _shown(value: object) -> str:
-    return "nothing (None)" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
+    if value is None:
+        return "nothing (None), which is no number"
+    shown = f"{type(value).__name__} {str(value)[:40]!r}"
+    if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__len__"):
+        return f"{shown}, which is no number"
+    many = f"{len(value)} value{'' if len(value) == 1 else 's'}"
+    return f"{many} ({shown}) where one completion gets one number"
 
 
 def _stopped(failure: Failure, row: Completion) -> StageError:

@@ -45,6 +45,7 @@ class Trainer:
     settings: dict[str, Any]
     memory: dict[str, float] = field(default_factory=dict)
     """What every `state` of the formula has become; empty before the first update."""
+    watch: contracts.Watch = field(default_factory=contracts.Watch)
 
     def stepping(self, supplied: Supplied, members: Sequence[int], compiled: Compiled) -> Stepping:
         """A step on some of the examples."""
@@ -55,11 +56,14 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint of the repeat keeps; it comes back as `context.state["resume"]`."""
-        return {**self.optimizer.state_dict(), "memory": self.memory}
+        kept = {"memory": self.memory, "watch": self.watch.state_dict()}
+        return {**self.optimizer.state_dict(), **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state)
         self.memory = state.get("memory", {})
+        if "watch" in state:
+            self.watch.load_state_dict(state["watch"])
 
 
 def run(context: Context, inputs: dict[str, Any]) -> Policy:
@@ -83,7 +87,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     policy = trainer.policy
     temperature = _temperature(data)
     if isinstance(data, Rollouts):
-        _check_rollouts(context, policy, data, examples)
+        _check_rollouts(context, trainer, data, examples)
     formula = Formula.from_json(context.stage.formula or {})
     how = cutting(settings)
     supplied = Supplied(context.stage.name, formula.needs, inputs, examples, how, temperature)
@@ -91,7 +95,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
         supplied.before(policy)
     if "ref_logp" in supplied.given and isinstance(data, Rollouts):
         apart = supplied.given["ref_logp"].cpu() - _recorded(examples)
-        _watch(context).reference_gap(context, float((apart.exp() - apart - 1).mean()))
+        trainer.watch.reference_gap(context, float((apart.exp() - apart - 1).mean()))
     resumed = 0
     if context.rounds == 1:
         resumed = load_checkpoint(context.work, policy, trainer)
@@ -126,19 +130,15 @@ PROBED = 16
 """Sequences whose log-probabilities are compared before the first update."""
 
 
-def _watch(context: Context) -> contracts.Watch:
-    watch: contracts.Watch = context.state.setdefault("watch", contracts.Watch())
-    return watch
-
-
 def _recorded(examples: list[Example]) -> Tensor:
     return torch.tensor([logp for one in examples for logp in one.tokens["behavior_logp"]])
 
 
 def _check_rollouts(
-    context: Context, policy: Policy, data: Rollouts, examples: list[Example]
+    context: Context, trainer: Trainer, data: Rollouts, examples: list[Example]
 ) -> None:
     """The contracts of rollouts that the formula takes for the model's own."""
+    policy = trainer.policy
     contracts.check_weights(context, data.weights, policy.updates)
     contracts.check_stale(context, [row.weights for row in data.rows], policy.updates)
     assert context.stage.formula is not None
@@ -157,7 +157,7 @@ def _check_rollouts(
     now = logprobs(policy, some, cutting(context.stage.settings), temperature=_temperature(data))
     recorded = _recorded(some).tolist()
     if engine == "vllm":
-        _watch(context).engine_gap(context, engine, recorded, now.tolist())
+        trainer.watch.engine_gap(context, engine, recorded, now.tolist())
     else:
         contracts.check_first_ratio(context, recorded, now.tolist())
 
@@ -234,7 +234,7 @@ def _update(
     total: int,
 ) -> None:
     start = time.monotonic()
-    watch = _watch(context)
+    watch = trainer.watch
     try:
         step = stepping.run()
     except StageError as error:

@@ -32,6 +32,7 @@ NEUTRAL: dict[str, frozenset[str]] = {
 """By verb: settings that change how work is done and not what comes out."""
 ADDED: dict[str, dict[str, Any]] = {
     "sample": {"greedy": False, "sampler": None, "curriculum": None},
+    "score": {"cluster": None},
     "keep": {"top": None, "prompts": None, "max_tries": 10, "replay": None, "count": None},
 }
 """By verb: settings that came later. Left at these values, a stage keeps the key that it had."""

@@ -21,6 +21,7 @@ from grape.compiler.combine import Confidence
 from grape.compiler.constants import Value, evaluate, origin
 from grape.compiler.copies import fill_path
 from grape.compiler.files import check_files
+from grape.compiler.following import check_following
 from grape.compiler.graph import Edge, Stage
 from grape.compiler.merging import check_merge
 from grape.compiler.modules import Module
@@ -59,8 +60,10 @@ def build_stage(node: ast.Node, declared: Declared) -> Stage:
     )
     if made.options:
         settings["options"] = options
-    if made.name == "sample" and settings["sampler"]:
-        settings["group"] = _leaves(settings, given, inputs, node)
+    if made.name == "sample":
+        settings["group"] = check_following(settings, given, inputs, node)
+        if settings["sampler"] and settings["sampler"]["kind"] in ("tree", "vine"):
+            settings["group"] = _leaves(settings, given, inputs, node)
     if made.name == "export":
         settings["path"] = fill_path(settings["path"], place.values, call.span)
     types = {port: found.type for port, (found, _) in inputs.items()}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from grape.compiler.formula.infer import line_levels
-from grape.compiler.formula.ir import Formula
+from grape.compiler.formula.ir import Formula, Scalar
 from grape.compiler.formula.levels import Level
 from grape.compiler.formula.mathematics import Writer
 from grape.compiler.formula.quantities import QUANTITIES, TRAINED
@@ -32,17 +32,22 @@ def explain(declaration: ast.AlgorithmDecl, formula: Formula, *, latex: bool = F
         rows = " \\\\\n".join(f"  {head} &{text}" for head, text in lines)
         return f"\\begin{{align*}}\n{rows}\n\\end{{align*}}"
     levels = line_levels(declaration, params)
-    texts = [f"{head}{text}" for head, text in lines]
-    width = min(72, max(len(text) for text in texts))
-    listed = ", ".join(f"{name} = {value}" for name, value in formula.params)
+    listed = ", ".join(f"{name} = {_value(value)}" for name, value in formula.params)
     shown = [f"{formula.name}({listed}) on {formula.on}", ""]
     if declaration.doc:
         shown += [declaration.doc, ""]
     shown += [
-        f"  {text:<{width}}  {level or ''}".rstrip()
-        for text, level in zip(texts, levels, strict=True)
+        f"  {level or '':<8}  {head}{text}"
+        for (head, text), level in zip(lines, levels, strict=True)
     ]
     return "\n".join([*shown, "", *_facts(formula)])
+
+
+def _value(value: Scalar) -> str:
+    """A parameter's value as the language writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else f"{value:g}"
 
 
 def lines_of(declaration: ast.AlgorithmDecl) -> list[str]:

@@ -70,7 +70,7 @@ def _is_text(scope: Scope, node: ast.Expr) -> bool:
 
 def _text_test(scope: Scope, node: ast.Binary) -> int:
     """`variant == "ring"` and `variant in ["a", "b"]`: decided before the run."""
-    left, right = _texts(scope, node.left), _texts(scope, node.right)
+    left, right = texts(scope, node.left), texts(scope, node.right)
     if left is None or right is None or len(left) != 1 or node.op not in ("==", "!=", "in"):
         message = 'text is compared with text, as in `variant == "ring"`'
         raise scope.refuse("G308", message, node.span)
@@ -84,7 +84,8 @@ def _text_test(scope: Scope, node: ast.Binary) -> int:
     return scope.terms.const((left[0] in right) != (node.op == "!="))
 
 
-def _texts(scope: Scope, node: ast.Expr) -> list[str] | None:
+def texts(scope: Scope, node: ast.Expr) -> list[str] | None:
+    """Text that is known before the run: written out, a text parameter, or a list; else None."""
     match node:
         case ast.String():
             return [node.value]

@@ -89,6 +89,14 @@ _LATEX_FUNCTIONS = {
 }
 
 
+def _verbatim(text: str) -> str:
+    """Text inside LaTeX mathematics."""
+    plain = text.strip().replace("\\", r"\textbackslash ")
+    for special in "#$%&_{}":
+        plain = plain.replace(special, "\\" + special)
+    return rf"\text{{{plain}}}"
+
+
 @dataclass(frozen=True, slots=True)
 class Writer:
     """Writes expressions; `params` are values that decide tests of parameters."""
@@ -176,6 +184,8 @@ class Writer:
 
     def _call(self, node: ast.Call) -> str:
         name = node.function.name if isinstance(node.function, ast.Name) else "…"
+        if name == "span":
+            return self._span(node)
         level = next((arg.per.name for arg in node.args if arg.per), None)
         args = [self.write(arg.value) for arg in node.args if arg.name is None]
         where = next((arg for arg in node.args if arg.name and arg.name.name == "where"), None)
@@ -191,6 +201,19 @@ class Writer:
         plain = name.replace("_", r"\_")
         shown = _LATEX_FUNCTIONS.get(name) or rf"\operatorname{{{plain}}}"
         return rf"{shown}\left({listed}\right)"
+
+    def _span(self, node: ast.Call) -> str:
+        """The indicator of the tokens between two texts, the texts of parameters written out."""
+        found = [
+            str(self.params.get(arg.value.name, arg.value.name))
+            if isinstance(arg.value, ast.Name)
+            else arg.value.value
+            for arg in node.args
+            if isinstance(arg.value, ast.Name | ast.String)
+        ]
+        if self.latex:
+            return r"\mathbb{1}_{" + r"\ldots ".join(_verbatim(text) for text in found) + "}"
+        return f"𝟙[{'…'.join(text.strip() for text in found)}]"
 
     def _reduction(self, name: str, level: str, value: str, where: ast.Arg | None) -> str:
         if self.latex:

@@ -22,12 +22,16 @@ class ScoreSettings(Settings):
     """Times that a failing reward is asked again before `on_error` holds."""
     calls_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Most completions that are scored in a minute; none: as fast as it goes."""
+    cluster: Literal["text", "number", "last_line"] | None = None
+    """Completions of a prompt that agree in this part of their text are a `cluster`."""
     combine: Combine | None = None
     """How a rubric's items become one number; none: `confidence()` for a rubric."""
 
 
 def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:
-    return replace(inputs["rollouts"], scored=True)
+    made = inputs["rollouts"]
+    adds = made.adds | {"cluster"} if settings["cluster"] else made.adds
+    return replace(made, scored=True, adds=adds)
 
 
 VERB = Verb(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from grape.runtime.artifacts import Item
+from grape.runtime.artifacts import Item, Place
 from grape.runtime.errors import StageError
 
 
@@ -12,6 +12,8 @@ def prompt_ids(tokenizer: Any, item: Item) -> list[int]:
     """The ids of an item's prompt: plain text as it is, `messages` through the chat template.
 
     Raises StageError when there is nothing to begin from."""
+    if isinstance(item, Place):
+        return list(item.ids)
     if item.prompt is not None:
         return encode_prompt(tokenizer, item.prompt)
     turns = list(item.messages or ())

@@ -706,7 +706,7 @@ def seed_grpo(b: B, clip: float = 0.2, alpha: float = 0.02, shape: str = "invers
 
 @named
 def egpo(b: B, clip: float = 0.2, bonus: float = 0.1, kappa: float = 0.5) -> Tensor:
-    a, span = b.z(), b.mask & (b.thought > 0)
+    a, span = b.z(), b.mask & (b.values['span("<think>", "</think>")'] > 0)
     heat = torch.stack([h[s].mean() for h, s in zip(b.entropy.detach(), span, strict=True)])
     return -b.stm(clipped(b.w, a + torch.minimum(bonus * heat, kappa * a.abs()), clip, clip))
 
@@ -739,11 +739,13 @@ def grpo_lead(b: B, clip: float = 0.2, alpha: float = 0.05, onset: int = 4000) -
 def aspo(b: B, delta: float = -2.0, kappa: float = 0.7) -> Tensor:
     a = b.z()
     out = a.clone()
+    code = b.mask & (b.values['span("```python", "```")'] > 0)
+    ordinal = b.n.cumsum(1) - 1
     for g in kinds(b.group):
         rows = b.group == g
-        early = rows & (b.r > 0) & (b.uses_code > 0)
+        early = rows & (b.r > 0) & code.any(1)
         if early.any():
-            p = b.code_position[early]
+            p = torch.stack([n[c].min() for n, c in zip(ordinal[early], code[early], strict=True)])
             raw = delta * (p - p.mean()) / b.len[rows].mean()
             most = kappa * a[early].abs()
             out[early] += torch.maximum(torch.minimum(raw, most), -most)

@@ -64,7 +64,11 @@ def test_failed_completions_go_on_after_a_hint_and_train_with_the_mixture(tmp_pa
             h for h in (" But", " Be", "Wait") if probe.text[len(start.text) :].startswith(h)
         )
         inside = proposal[kept : kept + len(hint)]  # this tokenizer has a token per byte
-        chances = {" But": [1, 1, 1 / 2, 1], " Be": [1, 1, 1 / 2], "Wait": [1, 1, 1, 1]}
+        chances: dict[str, list[float]] = {
+            " But": [1, 1, 1 / 2, 1],
+            " Be": [1, 1, 1 / 2],
+            "Wait": [1, 1, 1, 1],
+        }
         assert inside == pytest.approx([math.log(chance) for chance in chances[hint]])
         assert proposal[kept + len(hint) :] == probe.logps[kept + len(hint) :]
     assert moved(run)
@@ -195,3 +199,33 @@ def test_a_vine_trains_polychromic(tmp_path: Path) -> None:
     told = run.metrics("policy")
     assert len(told) == 6 and all(0 < one["diversity"] <= 1 for one in told)
     assert moved(run)
+
+
+def test_sacpo_holds_the_second_stage_to_the_first_and_merges_between(tmp_path: Path) -> None:
+    run = Running(
+        tmp_path,
+        "dpo",
+        """  stage tries = sample(base, sums) { prompts = 6, group = 4, max_tokens = 6 }
+  stage by_help = score(tries, regex("[0-9a-m]"))
+  stage by_harm = score(tries, regex("[n-z]"))
+  stage helpful = pair(by_help) { margin = 0.5 }
+  stage harmless = pair(by_harm) { margin = 0.5 }
+  stage first = train(base, helpful) { algorithm = dpo(beta = 0.1), lr = 1e-3 }
+  stage second = train(first, harmless, reference = first) {
+    algorithm = dpo(beta = 0.1 / 2)
+    lr = 1e-3
+  }
+  stage none = merge(first, second) { weights = [1, 0] }
+  stage whole = merge(first, second) { weights = [0, 1] }
+  stage policy = merge(first, second) { weights = [0.25, 0.75] }
+""",
+    )
+    run.go()
+
+    def weights(name: str) -> bytes:
+        return (run.folder / "made" / name / "model.safetensors").read_bytes()
+
+    assert weights("none") == weights("first") != weights("second") == weights("whole")
+    assert weights("policy") not in (weights("first"), weights("second"))
+    for stage in ("first", "second"):  # each begins at its reference: a loss of log 2
+        assert run.metrics(stage)[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)

@@ -173,6 +173,8 @@ def _per(scope: Scope, name: str, node: ast.Call) -> int:
     level = scope.terms.items[value].level
     if level is target or not covers(level, target):
         message = f"this is one number per {level}, so it cannot be reduced per {target}"
+        if level is target:
+            message = f"this is one number per {level} already; a coarser level has several of it"
         raise scope.refuse("G302", message, first.span)
     if name in functions.WITHIN:
         return _within(scope, name, value, target, options, node)

@@ -120,7 +120,7 @@ def _name(scope: Scope, name: str, span: Span) -> int:
     quantity = QUANTITIES[name]
     if scope.on not in quantity.on:
         step = (
-            "score them first: `score(rollouts, …)`"
+            "only scored Rollouts have it: `score(rollouts, …)`"
             if name == "reward"
             else (f"only {' and '.join(quantity.on)} have it")
         )
@@ -156,10 +156,13 @@ def level_named(scope: Scope, ident: ast.Ident) -> Level:
     try:
         level = Level(ident.name)
     except ValueError:
-        hint = did_you_mean(ident.name, [level.value for level in Level])
-        raise scope.refuse("G301", f"there is no level `{ident.name}`{hint}", ident.span) from None
+        known = [level.value for level in Level]
+        message = f"there is no level `{ident.name}`{did_you_mean(ident.name, known)}"
+        way = f"the levels are {', '.join(known)}"
+        raise scope.refuse("G301", message, ident.span, hint=way) from None
     if level is Level.PAIR and scope.on != "Preferences":
-        raise scope.refuse("G307", f"{scope.on} have no pairs", ident.span)
+        message = f"{scope.on} have no pairs; only Preferences do: `pair(…)`"
+        raise scope.refuse("G307", message, ident.span)
     if level in (Level.STEP, *SUBGROUPS) and scope.on != "Rollouts":
         raise scope.refuse("G307", f"{scope.on} have no {level}s; only Rollouts do", ident.span)
     return level

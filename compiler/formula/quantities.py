@@ -147,13 +147,14 @@ _TREE = "write `sampler = tree(roots = 2, expand = 2)` in the braces of `sample`
 SAMPLED: dict[str, str] = {
     "greedy_reward": "write `greedy = true` in the braces of `sample`",
     **dict.fromkeys(("set", "diversity"), "write `sampler = vine()` in the braces of `sample`"),
+    "step": "write `sampler = tree()` or `sampler = vine()` in the braces of `sample`",
     "cluster": 'write `cluster = "number"` in the braces of `score`',
     "prefix_value": "sample from scored trees with `sampler = prefixes()`",
-    "module": 'sample from rollouts with `sampler = module(prompt = "…")`',
+    "module": 'sample from rollouts with `sampler = module(prompt = "{completion}")`',
     **dict.fromkeys(
         ("probe", "proposal_logp"),
-        'sample from scored rollouts with `sampler = probe(hints = ["…"])`',
+        'sample from scored rollouts with `sampler = probe(hints = [" Wait,"])`',
     ),
-    **dict.fromkeys(("step", "tree", "node_value", "parent_value", "leaves"), _TREE),
+    **dict.fromkeys(("tree", "node_value", "parent_value", "leaves"), _TREE),
 }
 """Quantities and levels that only some samplings bring, and what to write for them."""

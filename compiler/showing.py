@@ -215,7 +215,7 @@ def _numbers(stage: PlannedStage) -> str:
             return ", ".join(parts)
         case "sample":
             prompts = settings["prompts"] or "all"
-            kind = (settings["sampler"] or {}).get("kind")
+            kind = (settings.get("sampler") or {}).get("kind")
             if kind in FOLLOWING and settings["prompts"] is None:
                 return f"{kind} of all rollouts, ≤ {settings['max_tokens']} tokens"
             total = f" = {known['completions']} completions" if "completions" in known else ""

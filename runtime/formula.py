@@ -25,7 +25,9 @@ from grape.runtime import segments
 from grape.runtime.layout import Layout
 
 
-def _where(test: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+def _where(test: Tensor, yes: Tensor | float, no: Tensor | float) -> Tensor:
+    if not isinstance(yes, Tensor) and not isinstance(no, Tensor):
+        yes = torch.as_tensor(yes, dtype=torch.float64, device=torch.as_tensor(test).device)
     return torch.where(torch.as_tensor(test).bool(), yes, no)
 
 

@@ -38,6 +38,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "evaluate": {"sampler": None},
     "served": {"tokens": False},
     "repeat": {"staleness": 0},
+    "score": {"cluster": None},
     "keep": {"top": None, "prompts": None, "max_tries": 10, "replay": None, "count": None},
 }
 """By verb: settings that came later. Left at these values, a stage keeps the key that it had."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from grape.compiler.batches import Batches, batches
 from grape.compiler.estimates.ranges import amount, duration, size
 from grape.compiler.plan import Plan, PlannedStage
+from grape.compiler.verbs.sample import FOLLOWING
 
 
 def plan_text(plan: Plan) -> str:
@@ -225,6 +226,9 @@ def _numbers(stage: PlannedStage) -> str:
             return ", ".join(parts)
         case "sample":
             prompts = settings["prompts"] or "all"
+            kind = (settings.get("sampler") or {}).get("kind")
+            if kind in FOLLOWING and settings["prompts"] is None:
+                return f"{kind} of all rollouts, ≤ {settings['max_tokens']} tokens"
             total = f" = {known['completions']} completions" if "completions" in known else ""
             size = f"{prompts} prompts × {settings['group']}{total}"
             return f"{size}, ≤ {settings['max_tokens']} tokens"

@@ -22,6 +22,7 @@ from grape.compiler.constants import Value, evaluate, origin
 from grape.compiler.copies import fill_path
 from grape.compiler.engines import check_engine
 from grape.compiler.files import check_files
+from grape.compiler.following import check_following
 from grape.compiler.graph import Edge, Stage
 from grape.compiler.merging import check_merge
 from grape.compiler.modules import Module
@@ -34,6 +35,7 @@ from grape.compiler.settings import check_settings
 from grape.compiler.types import ArtifactType, usable_as, way_from
 from grape.compiler.verb import Port, Verb
 from grape.compiler.verbs import KEYWORDS, VERBS, verb
+from grape.compiler.verbs.sample import FOLLOWING
 from grape.dsl import ast
 from grape.dsl.findings import Label
 from grape.dsl.source import Span
@@ -61,8 +63,9 @@ def build_stage(node: ast.Node, declared: Declared) -> Stage:
     if made.options:
         settings["options"] = options
     if made.name == "sample":
+        settings["group"] = check_following(settings, given, inputs, node)
         check_engine(settings, given, inputs["model"][0], node)
-    if settings.get("sampler"):
+    if settings.get("sampler") and settings["sampler"]["kind"] not in FOLLOWING:
         found = {port: edge for port, (edge, _) in inputs.items()}
         check_sampler(settings, given, found, node, place.region.pipeline.project)
     if made.name == "export":

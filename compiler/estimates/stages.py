@@ -315,20 +315,11 @@ def _training_work(stage: Stage, model: Model, made: Sequences) -> Work:
 
 def _draw(stage: Stage, known: Known) -> Estimate:
     model, settings = known.model(stage, "model"), stage.settings
-    source = source_of(stage, "prompts")
-    texts = known.texts.get(source)
-    view = next((edge.view for edge in stage.inputs if edge.port == "prompts"), None)
-    if model is None or texts is None:
+    made = None if model is None else _drawn(stage, known, model)
+    if model is None or made is None:
         return Estimate((memory.process(True),), notes=("its model or its prompts are not known",))
-    there = texts.count(view)
-    wanted = settings["prompts"] or there
-    prompts = wanted if stage.verb == "sample" else min(wanted, there)
-    prompt = texts.tokens("prompt", model.counter)
-    answer = ANSWER * settings["max_tokens"]
-    made = Sequences(
-        prompts, settings["group"], prompt, replace(answer, low=max(1, answer.low)), True
-    )
     known.made[stage.name] = made
+    prompt, prompts = made.prompt, int(made.groups)
     lines = [] if known.inside else [memory.process(True), memory.weights(model.facts, model.width)]
     if settings.get("engine", OWN) != OWN and known.device.memory:
         lines.append(memory.engine(settings, known.device.memory))
@@ -339,6 +330,27 @@ def _draw(stage: Stage, known: Known) -> Estimate:
     moved = 0 if known.inside else model.bytes
     drawn = replace(made, group=made.group + bool(settings.get("greedy")))
     return Estimate(tuple(lines), work.sampling(model.facts, drawn), moved, model.facts.parameters)
+
+
+def _drawn(stage: Stage, known: Known, model: Model) -> Sequences | None:
+    """What `sample` or `evaluate` makes: of prompts, or of rollouts that it goes on from, whose
+    tokens are then part of the prompt."""
+    settings, source = stage.settings, source_of(stage, "prompts")
+    answer = ANSWER * settings["max_tokens"]
+    answer = replace(answer, low=max(1, answer.low))
+    before, texts = known.made.get(source), known.texts.get(source)
+    if before is not None:
+        groups = settings["prompts"] or before.groups
+        prompt = before.prompt + before.completion
+        return Sequences(groups, settings["group"], prompt, answer, False)
+    if texts is None:
+        return None
+    view = next((edge.view for edge in stage.inputs if edge.port == "prompts"), None)
+    there = texts.count(view)
+    wanted = settings["prompts"] or there
+    prompts = wanted if stage.verb == "sample" else min(wanted, there)
+    prompt = texts.tokens("prompt", model.counter)
+    return Sequences(prompts, settings["group"], prompt, answer, True)
 
 
 def _selected(stage: Stage, known: Known) -> None:

@@ -22,12 +22,13 @@ from grape.compiler.verbs import VERBS, verb
 KEY_VERSION = 1
 WATCHED = frozenset({"ratio_tolerance", "patience", "max_truncated", "min_entropy", "max_kl"})
 COMPUTED = frozenset({"micro_tokens", "share_prompts", "packed", "fused_head", "skip_idle"})
+SHARED = frozenset({"processes"})
 DECODED = frozenset({"rows", "compact"})
 NEUTRAL: dict[str, frozenset[str]] = {
-    "train": WATCHED | COMPUTED | {"checkpoint"},
-    "sample": DECODED,
+    "train": WATCHED | COMPUTED | SHARED | {"checkpoint"},
+    "sample": DECODED | SHARED,
     "score": frozenset({"calls_per_minute"}),
-    "evaluate": DECODED | {"calls_per_minute"},
+    "evaluate": DECODED | SHARED | {"calls_per_minute"},
 }
 """By verb: settings that change how work is done and not what comes out."""
 ADDED: dict[str, dict[str, Any]] = {

@@ -88,6 +88,12 @@ class PlannedStage(_Record):
     until: tuple[PlannedUntil, ...] = ()
     """`repeat`: what ends it early, asked after each round."""
 
+    @property
+    def processes(self) -> int:
+        """How many processes make it; a repeat has as many as the stage in it with the most."""
+        inside = max((inner.processes for inner in self.body), default=1)
+        return max(inside, int(self.settings.get("processes", 1)))
+
 
 class PlannedUntil(_Record):
     """`until EXPR`: an expression as of a check, over what the round made."""

@@ -114,6 +114,8 @@ class SampleSettings(Settings):
     """Completions decoded side by side; changes time and memory only."""
     compact: bool = True
     """Finished completions make room for the next prompts at once; off only to compare."""
+    processes: Annotated[int, Field(ge=1)] = 1
+    """Processes that share the prompts, each with the whole model; changes time and memory only."""
     engine: Literal["transformers"] = "transformers"
     """What runs the model."""
     seed: int = 0

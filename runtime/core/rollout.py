@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from grape.runtime import ranks
 from grape.runtime.artifacts import Completion, Item, Rollouts
 from grape.runtime.context import Emit
 from grape.runtime.core.attention import Forest, Tree, attending, check_served
@@ -92,7 +93,7 @@ def generate_for(
     was_training = policy.model.training
     policy.model.eval()
     begun = begun or [Begun(name, [], []) for name in names_of(items)]
-    done = _Decoding(policy, begun, prompts, how, emit).run()
+    done = _decode(policy, begun, prompts, how, emit)
     policy.model.train(was_training)
     made = [_completion(policy, items[row.item], prompts[row.item], row, how) for row in done]
     sampling = {
@@ -104,6 +105,24 @@ def generate_for(
         "engine": "transformers",
     }
     return Rollouts(made, sampling, str(policy.updates))
+
+
+def _decode(
+    policy: Policy,
+    begun: Sequence[Begun],
+    prompts: list[list[int]],
+    how: Sampling,
+    emit: Emit,
+) -> list[_Row]:
+    """All rows in order of item and sample; each process decodes those of its own prompts."""
+    costs = [len(prompt) + how.group * how.max_tokens for prompt in prompts]
+    mine = ranks.share(costs)
+    own = [prompts[item] for item in mine]
+    done = _Decoding(policy, [begun[item] for item in mine], own, how, emit).run() if mine else []
+    for row in done:
+        row.item = mine[row.item]
+    rows = [row for part in ranks.gathered(done) for row in part]
+    return sorted(rows, key=lambda row: (row.item, row.sample))
 
 
 def names_of(items: Sequence[Item]) -> list[str]:

@@ -7,10 +7,11 @@ import multiprocessing
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ def _serve(rank: int, count: int, port: int, pipe: Connection) -> None:
         module, task, args = told
         try:
             pipe.send((True, getattr(import_module(module), task)(*args)))
-        except Exception as error:
-            pipe.send((False, repr(error)))
+        except Exception:
+            pipe.send((False, traceback.format_exc()))
     ranks.leave()
 
 
@@ -59,12 +60,15 @@ class Pair:
         module = task.__module__.removeprefix("tests.")
         for pipe in self.pipes:
             pipe.send((module, task.__name__, args))
-        found = []
-        for pipe in self.pipes:
-            assert pipe.poll(120), "a process waits for another that does not come"
-            found.append(pipe.recv())
-        assert all(good for good, _ in found), found
-        return [made for _, made in found]
+        found: dict[Any, Any] = {}
+        while len(found) < len(self.pipes):
+            ready = wait([pipe for pipe in self.pipes if pipe not in found], 60)
+            assert ready, "a process waits for another that does not come"
+            for pipe in ready:
+                assert isinstance(pipe, Connection)
+                good, found[pipe] = pipe.recv()
+                assert good, found[pipe]
+        return [found[pipe] for pipe in self.pipes]
 
 
 @contextmanager

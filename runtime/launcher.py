@@ -10,10 +10,11 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import parse_args, run
 
 from grape.runtime.worker import LAUNCHER, Events
 
@@ -24,8 +25,9 @@ def main(argv: list[str]) -> int:
     os.environ[LAUNCHER] = str(os.getpid())
     options = ["--standalone", f"--nproc_per_node={job['processes']}", "--max_restarts=0"]
     options += [f"--log_dir={Path(job['events']).parent}", "--module"]
+    launch: Any = torchrun
     try:
-        run(parse_args([*options, "grape.runtime.worker", argv[1]]))
+        launch.run(launch.parse_args([*options, "grape.runtime.worker", argv[1]]))
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         events.emit({"event": "ended", "codes": sorted(codes.items())})

@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from grape.runtime.context import Emit, file_name
+from grape.runtime.devices import cores
 from grape.runtime.errors import StageError
 
 GRACE = 4.0
@@ -138,13 +139,6 @@ def _start(job: dict[str, Any], log: Path, events: int, life: int) -> subprocess
         )
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class Heard:
     """What a job said so far: where it was, the errors that it ended with, and its processes."""
 
@@ -176,7 +170,9 @@ class Heard:
         told = [failure for failure in self.failures if not failure.get("lost")]
         if told:
             return self._told(told)
-        killed = {rank: end for rank, end in self.codes.items() if end < 0 and end != -signal.SIGTERM}
+        killed = {
+            rank: end for rank, end in self.codes.items() if end < 0 and end != -signal.SIGTERM
+        }
         for rank, end in sorted(killed.items()):
             return StageError(
                 f"G915: {self._of(rank)} of `{self.name}` {_why(end, self.place)}",

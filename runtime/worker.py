@@ -57,11 +57,13 @@ class Events:
 
 def main(argv: list[str]) -> int:
     job = json.loads(Path(argv[1]).read_text(encoding="utf-8"))
-    events = Events(job["events"])
     told: dict[str, Any] = {"event": "error"}
-    if job.get("processes", 1) > 1:
-        told["rank"] = int(os.environ["RANK"])
+    several = job.get("processes", 1) > 1
+    if several:  # before the pipe is opened, which waits for a reader
         _live_with(int(os.environ[LAUNCHER]))
+    events = Events(job["events"])
+    if several:
+        told["rank"] = int(os.environ["RANK"])
         events.emit({"event": "process", "rank": told["rank"], "pid": os.getpid()})
     try:
         _run(job, events)

@@ -35,9 +35,7 @@ def merged(values: Mapping[str, Tensor], own: Mapping[str, Sequence[Tensor]]) ->
     found = torch.split(flat, sizes * 2)
     return {
         name: torch.where(there > 0, new, values[name])
-        for name, new, there in zip(
-            values, found[: len(sizes)], found[len(sizes) :], strict=True
-        )
+        for name, new, there in zip(values, found[: len(sizes)], found[len(sizes) :], strict=True)
     }
 
 

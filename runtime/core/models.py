@@ -63,7 +63,7 @@ class Policy:
         for _, head in sorted(self.heads.items()):
             yield from head.parameters()
 
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """The same with their names."""
         yield from self.model.named_parameters()
         for name, head in sorted(self.heads.items()):

@@ -26,6 +26,8 @@ from core.test_exactness import (
 )
 from torch import Tensor
 
+from grape.runtime import ranks
+from grape.runtime.core import exchange
 from grape.runtime.core.step import Cutting, gradient
 from grape.runtime.formula import compile_formula
 
@@ -57,6 +59,35 @@ def test_the_gradient_of_two_processes_is_that_of_the_formula(pair: Pair, name: 
         assert one[0] == other[0] and str(one[1]) == str(other[1])
         assert (one[2] - wanted).norm() <= CLOSE * wanted.norm(), how
         assert torch.equal(one[2], other[2]), "both must step to the same bytes"
+
+
+def changed(rank_of_change: int) -> str | None:
+    """The weight that differs when one process has changed one of them."""
+    model = policy("llama")
+    weight = dict(model.named_parameters())["model.norm.weight"]
+    before = weight.detach().clone()
+    with torch.no_grad():
+        if ranks.rank() == rank_of_change:
+            weight[3] += 1e-12
+    found = exchange.apart(model.named_parameters())
+    with torch.no_grad():
+        weight.copy_(before)
+    return found
+
+
+def test_weights_that_differ_in_one_process_are_named(pair: Pair) -> None:
+    assert pair.do(changed, 1) == ["model.norm.weight"] * 2
+    assert pair.do(changed, 5) == [None] * 2
+
+
+def first_alone(processes: int) -> list[int]:
+    with ranks.among(processes):
+        return ranks.share([5, 9, 1, 4, 4])
+
+
+def test_rows_are_shared_out_by_what_they_cost(pair: Pair) -> None:
+    assert pair.do(first_alone, 2) == [[1, 4], [0, 2, 3]]
+    assert pair.do(first_alone, 1) == [[0, 1, 2, 3, 4], []]
 
 
 GROUPS = """

@@ -25,12 +25,13 @@ WATCHED = frozenset(
     {"ratio_tolerance", "engine_tolerance", "patience", "max_truncated", "min_entropy", "max_kl"}
 )
 COMPUTED = frozenset({"micro_tokens", "share_prompts", "packed", "fused_head", "skip_idle"})
+SHARED = frozenset({"processes"})
 DECODED = frozenset({"rows", "compact"})
 NEUTRAL: dict[str, frozenset[str]] = {
-    "train": WATCHED | COMPUTED | {"checkpoint"},
-    "sample": DECODED | {"engine_memory"},
+    "train": WATCHED | COMPUTED | SHARED | {"checkpoint"},
+    "sample": DECODED | SHARED | {"engine_memory"},
     "score": frozenset({"calls_per_minute", "workers"}),
-    "evaluate": DECODED | {"calls_per_minute"},
+    "evaluate": DECODED | SHARED | {"calls_per_minute"},
 }
 """By verb: settings that change how work is done and not what comes out."""
 ADDED: dict[str, dict[str, Any]] = {

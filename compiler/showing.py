@@ -206,6 +206,7 @@ def _row(stage: PlannedStage, indent: str) -> tuple[str, str, str, str, str]:
     if stage.state == "skipped":
         return stage.name, stage.verb, state, "", reason
     parts = [_numbers(stage)]
+    parts += [_count(stage.processes, "process", "es")] if stage.processes > 1 else []
     parts += [f"every {stage.every} rounds"] if stage.every is not None else []
     parts += [f"until {until.text}" for until in stage.until]
     parts += [f"{name} from {came}" for name, came in stage.layers.items()]
@@ -249,5 +250,5 @@ def _numbers(stage: PlannedStage) -> str:
     return ""
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _count(number: int, noun: str, many: str = "s") -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{many}"

@@ -40,6 +40,8 @@ from grape.dsl import ast
 from grape.dsl.findings import Label
 from grape.dsl.source import Span
 
+STANDING = ("seed", "processes")
+"""Parameters of these names are the defaults of the settings of these names."""
 Inputs = dict[str, tuple[Found, ast.Arg]]
 
 
@@ -49,7 +51,6 @@ def build_stage(node: ast.Node, declared: Declared) -> Stage:
     call, made = _verb_of(node)
     literals, options, edges, reward = _arguments(made, call, place)
     inputs = _inputs(made, call, edges, place)
-    seed = place.values.get("seed")
     settings, given = check_settings(
         made.name,
         made.settings,
@@ -58,7 +59,11 @@ def build_stage(node: ast.Node, declared: Declared) -> Stage:
         call.span,
         special=made.special,
         positional=literals,
-        seed=seed.data if seed is not None and seed.kind == "int" else 0,
+        defaults={
+            name: value
+            for name, value in place.values.items()
+            if name in STANDING and value.kind == "int"
+        },
     )
     if made.options:
         settings["options"] = options

@@ -24,6 +24,7 @@ from grape.compiler.estimates.texts import Texts, texts_of
 from grape.compiler.estimates.work import Sequences, Work
 from grape.compiler.formula.fixed import foreknown
 from grape.compiler.graph import Stage
+from grape.compiler.plan import processes_of
 
 ANSWER = Range(0.1, 0.5, 1)
 """Share of `max_tokens` that a completion is assumed to take."""
@@ -114,7 +115,21 @@ def estimate_stages(
     """The estimate of every stage, by name. `stored` gives the artifact of a stage that is made
     already: its header is more exact than what can be told from settings."""
     known = Known(project, device, stored)
-    return {stage.name: _estimate(stage, known) for stage in stages}
+    return {stage.name: _together(_estimate(stage, known), stage, known) for stage in stages}
+
+
+def _together(alone: Estimate, stage: Stage, known: Known) -> Estimate:
+    """The estimate of a stage that several processes make: each holds all of it, and processes on
+    one CPU share its memory."""
+    count = processes_of(stage)
+    if count == 1:
+        return alone
+    lines = alone.lines
+    if any(line.phase == memory.UPDATE for line in lines):
+        lines += (memory.exchange(count),)
+    if known.device.kind == "cpu":
+        lines += (memory.further(lines, count - 1),)
+    return replace(alone, lines=lines)
 
 
 def _estimate(stage: Stage, known: Known) -> Estimate:

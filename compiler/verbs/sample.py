@@ -151,6 +151,8 @@ class SampleSettings(Settings):
     """Completions decoded side by side; changes time and memory only."""
     compact: bool = True
     """Finished completions make room for the next prompts at once; off only to compare."""
+    processes: Annotated[int, Field(ge=1)] = 1
+    """Processes that share the prompts, each with the whole model; changes time and memory only."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """What runs the model: Grape's own decode loop, or vLLM in the same process."""
     engine_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3

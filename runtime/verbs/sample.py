@@ -6,11 +6,10 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from grape.runtime import curriculum
+from grape.runtime import curriculum, ranks
 from grape.runtime.artifacts import Completion, Data, Item, Rollouts
 from grape.runtime.context import Context
 from grape.runtime.critics.sampling import completions_of
@@ -100,7 +99,9 @@ def conversing(project: Path, sampler: dict[str, Any]) -> Callable[..., Rollouts
     """Draws completions of several turns; called like `completions_of`."""
     from grape.runtime.core.turns import conversed
 
-    return lambda model, items, **how: conversed(model, items, sampler, how, project)
+    return lambda model, items, **how: ranks.once(
+        lambda: conversed(model, items, sampler, how, project)
+    )
 
 
 def drawing(context: Context) -> Callable[..., Rollouts]:
@@ -112,7 +113,9 @@ def drawing(context: Context) -> Callable[..., Rollouts]:
         return completions_of
     from grape.runtime.core.engines import drawn_by, engine_of
 
-    return partial(drawn_by, engine_of(context))
+    return lambda model, items, **how: ranks.once(
+        lambda: drawn_by(engine_of(context), model, items, **how)
+    )
 
 
 def following(context: Context, model: Any, rollouts: Rollouts) -> Rollouts:

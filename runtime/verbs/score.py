@@ -9,6 +9,7 @@ from statistics import fmean
 from time import perf_counter
 from typing import Any
 
+from grape.runtime import ranks
 from grape.runtime.artifacts import Completion, Rollouts
 from grape.runtime.context import Context, answers_of
 from grape.runtime.errors import StageError
@@ -118,6 +119,11 @@ def with_rewards(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -
         from grape.runtime.core.judging import judged
 
         return judged(inputs["judge"], rollouts)
+    return ranks.once(lambda: _rewarded(context, rollouts, inputs))
+
+
+def _rewarded(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -> Rollouts:
+    assert context.stage.reward is not None
     if context.stage.reward["op"] == "rubric":
         return _judged(context, rollouts, inputs)
     scores = score_rollouts(

@@ -157,7 +157,7 @@ def told(folder: Path, used: str, cut: tuple[str, int] | None = None) -> list[di
     except Cut:
         return []
     return [
-        {name: value for name, value in event.items() if name != "seconds"}
+        {name: value for name, value in event.items() if name not in ("seconds", "at")}
         for event in pipe.events
         if event["event"] in ("metrics", "samples")
     ]

@@ -31,6 +31,7 @@ NEUTRAL: dict[str, frozenset[str]] = {
 }
 """By verb: settings that change how work is done and not what comes out."""
 ADDED: dict[str, dict[str, Any]] = {
+    "pretrained": {"head": None},
     "sample": {"greedy": False, "sampler": None, "curriculum": None},
     "keep": {"top": None, "prompts": None, "max_tries": 10, "replay": None, "count": None},
 }

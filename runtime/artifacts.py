@@ -16,6 +16,9 @@ from typing import Any, ClassVar, Protocol, Self
 HEADS = "heads.safetensors"
 """Beside the weights of a model in the store: its value and score heads. Never published."""
 
+MARK = "grape.json"
+"""Its presence tells that Grape published a folder and may replace it."""
+
 
 class Artifact(Protocol):
     """Anything that a stage makes."""

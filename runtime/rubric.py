@@ -219,6 +219,7 @@ def _judged(item: Node, part: Rollouts, scoring: Scoring) -> Judged:
         retries=scoring.retries,
         calls_per_minute=scoring.calls_per_minute,
         emit=scoring.emit,
+        models=scoring.critics,
     )
     scores: list[float | None] = [value for value, _ in scored]
     return Judged(item["weight"], scores, [1.0] * len(scores))

@@ -57,7 +57,9 @@ def check_probed(graph: Graph, declared: ast.PipelineDecl, facts: Facts) -> Iter
             if stage.type.name == "Data" and stage.verb != "hf":
                 facts.items(stage)
             elif stage.verb in ("pretrained", "fresh"):
-                yield from _architecture(stage, facts.model(stage, scope.local))
+                model = facts.model(stage, scope.local)
+                yield from _architecture(stage, model)
+                yield from _head(stage, declared, model)
         except Trouble as trouble:
             if trouble.message not in told and not _missing_package(stage):
                 told.add(trouble.message)
@@ -174,6 +176,19 @@ def _architecture(stage: Stage, model: Model) -> Iterator[Finding]:
             "packed sequences would see each other"
         )
         yield Finding("G429", message, stage.span, hint="take a model with attention only")
+
+
+def _head(stage: Stage, declared: ast.PipelineDecl, model: Model) -> Iterator[Finding]:
+    """`head = "score"` needs a classifier with one output; what nobody knows yet is no finding."""
+    if stage.settings.get("head") is None or model.architecture is None or model.outputs == 1:
+        return
+    what = "is a model of language and has no score head"
+    hint = "train one on preferences: `algorithm = reward_model()`; then leave `head` out"
+    if model.outputs is not None:
+        what = f"tells {model.outputs} labels apart, and a score head has one output"
+        hint = 'write `classifier("…", label = "…")` in the reward'
+    message = f"`{stage.settings['source']}` {what}"
+    yield Finding("G358", message, setting_span(stage, declared, "head"), hint=hint)
 
 
 _PACKAGES = {

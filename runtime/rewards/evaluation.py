@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from grape.compiler.rewards import judge_port
 from grape.runtime.artifacts import Completion, Rollouts
 from grape.runtime.context import Emit
 from grape.runtime.errors import StageError
@@ -105,18 +106,23 @@ def score_rollouts(
     emit: Emit,
     retries: int = 0,
     calls_per_minute: int | None = None,
+    models: Node | None = None,
 ) -> list[Scored]:
     """Reward and parts of every row, in order.
 
     `on_error` is "stop" or the number that a sample gets whose reward fails; `timeout` is seconds
     for one built-in or Python reward of one completion, which is asked `retries` times more when
-    it fails; at most `calls_per_minute` completions are begun in a minute. Raises StageError when
-    a reward cannot be used at all, and on the first failing sample with "stop".
+    it fails; at most `calls_per_minute` completions are begun in a minute. `models` are the
+    inputs that `classifier` may ask, by port. Raises StageError when a reward cannot be used at
+    all, and on the first failing sample with "stop".
     """
     nodes = [node for node in _walk(expression) if node["op"] == "call"]
     labels = [node["part"] for node in _walk(expression) if "part" in node]
     scoring = _Scoring(
-        {node["part"]: BUILTINS[node["name"]](node["params"], rollouts, project) for node in nodes},
+        {
+            node["part"]: BUILTINS[node["name"]](_params(node, models or {}), rollouts, project)
+            for node in nodes
+        },
         {
             node["part"]: project / node["params"]["source"].partition(":")[0]
             for node in nodes
@@ -150,6 +156,12 @@ def score_rollouts(
             }
         )
     return made
+
+
+def _params(node: Node, models: Node) -> Node:
+    """The parameters of a call, the model itself where they name the port it comes in by."""
+    port = judge_port(node)
+    return node["params"] if port is None else {**node["params"], "source": models[port]}
 
 
 def _walk(node: Node) -> Iterator[Node]:

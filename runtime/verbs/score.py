@@ -93,6 +93,7 @@ def with_rewards(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -
         retries=context.stage.settings.get("retries", 0),
         calls_per_minute=context.stage.settings.get("calls_per_minute"),
         emit=context.emit,
+        models=inputs,
     )
     rows = [
         replace(row, reward=reward, parts=parts)

@@ -27,6 +27,7 @@ NEUTRAL: dict[str, frozenset[str]] = {
     "train": WATCHED | COMPUTED | {"checkpoint"},
     "sample": DECODED,
     "score": frozenset({"calls_per_minute"}),
+    "revise": frozenset({"rows", "calls_per_minute"}),
     "evaluate": DECODED | {"calls_per_minute"},
 }
 """By verb: settings that change how work is done and not what comes out."""

@@ -15,6 +15,7 @@ from grape.compiler.graph import Stage
 from grape.compiler.modules import Module
 from grape.compiler.names import Refused, refuse
 from grape.compiler.regions import Found, Place, is_defined, resolve
+from grape.compiler.revising import combine_of
 from grape.compiler.rewards import compile_reward, judge_port, missing_for, parts_of, walk
 from grape.compiler.rubrics import compile_rubric, missing_for_rubric, rubric_of
 from grape.compiler.types import ArtifactType, described
@@ -37,6 +38,8 @@ def with_reward(
     """The stage with its reward; as it is where its verb takes none. Raises `Refused`."""
     if not verb(stage.verb).reward:
         return stage
+    if reward is None and stage.verb == "revise":
+        refuse("G203", "`revise` needs the rubric that its rollouts were scored by", call.span)
     if reward is None:
         refuse("G203", f"`{stage.verb}` needs a reward, for example `exact()`", call.span)
     judge = _judge(reward.value, place)
@@ -54,6 +57,7 @@ def with_reward(
     _check_judges(stage, models)
     edges = [found.edge(port, span) for port, (found, span) in models.items()]
     stage = replace(stage, inputs=(*stage.inputs, *edges))
+    assert stage.reward is not None
     missing = missing_for_rubric(stage.reward, source.columns) if rubric else None
     missing = missing or missing_for(stage.reward, source.columns, tokens=not writer.served)
     if missing is not None:
@@ -183,6 +187,10 @@ def _with_rubric(
 
     project = place.region.pipeline.project
     compiled = compile_rubric(call, declared, home, place.values, project, connect)
-    combine = stage.settings["combine"] or Confidence().model_dump(mode="json")
+    combine = stage.settings["combine"]
+    if combine is None and stage.verb == "revise":
+        source = next(edge.source for edge in stage.inputs if edge.port == "rollouts")
+        combine = combine_of(source, place, call.span)
+    combine = combine or Confidence().model_dump(mode="json")
     made = replace(stage, reward=compiled, settings=stage.settings | {"combine": combine})
     return made, models

@@ -22,12 +22,12 @@ from grape.compiler.copies import fill_path
 from grape.compiler.files import check_files
 from grape.compiler.graph import Edge, Stage
 from grape.compiler.merging import check_merge
-from grape.compiler.modules import Module
 from grape.compiler.names import refuse, unknown
 from grape.compiler.regions import Declared, Found, Place, resolve
+from grape.compiler.revising import check_revise
 from grape.compiler.rewarding import with_reward
 from grape.compiler.settings import check_settings
-from grape.compiler.types import ArtifactType, described, usable_as, way_from
+from grape.compiler.types import described, usable_as, way_from
 from grape.compiler.verb import Port, Verb
 from grape.compiler.verbs import KEYWORDS, VERBS, verb
 from grape.compiler.verbs.sample import Tree, Vine
@@ -80,6 +80,8 @@ def build_stage(node: ast.Node, declared: Declared) -> Stage:
     stage = with_reward(stage, reward, call, types, place)
     for name in sorted(made.special):
         stage = _with_special(name, stage, node, inputs, place)
+    if made.name == "revise":
+        check_revise(stage, inputs["rollouts"][0], node)
     if made.name == "keep":
         _check_keep(stage, inputs, call.span)
     return stage

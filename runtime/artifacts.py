@@ -149,6 +149,11 @@ class Completion:
     """Quantities with one number for each step of the path."""
     weights: str = ""
     """The weights that drew it, where it comes from an earlier round than its rollouts."""
+    critique: str = ""
+    """Of a revision: what it answers. `ids` and `logps` are as they were drawn, after the critique;
+    `prompt` and `prompt_ids` are those of the task alone, which training reads."""
+    revises: str = ""
+    """Of a revision: the completion that it mends."""
 
     def numbered_steps(self) -> list[int]:
         """The step of each token, from 0; [] where the sampler names no steps."""

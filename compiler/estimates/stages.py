@@ -123,6 +123,8 @@ def _estimate(stage: Stage, known: Known) -> Estimate:
             return _train(stage, known)
         case "sample" | "evaluate":
             return _draw(stage, known)
+        case "revise":
+            return _revise(stage, known)
         case "repeat":
             return _repeat(stage, known)
         case "export":
@@ -311,6 +313,27 @@ def _draw(stage: Stage, known: Known) -> Estimate:
     return Estimate(tuple(lines), work.sampling(model.facts, drawn), moved, model.facts.parameters)
 
 
+def _revise(stage: Stage, known: Known) -> Estimate:
+    """Every completion criticised once and answered again, which is the most that can be asked."""
+    model, before = known.model(stage, "model"), known.sequences(stage, "rollouts")
+    if model is None or before is None:
+        return Estimate((memory.process(True),), notes=("its model or its prompts are not known",))
+    settings = stage.settings
+    tries, most = settings["tries"], settings["max_tokens"] or round(before.completion.high)
+    written = Range(0, settings["critique_tokens"], settings["critique_tokens"])
+    prompt = before.prompt * 2 + before.completion + written
+    drawn = Sequences(before.count, tries, prompt, before.completion, True)
+    how = {"group": tries, "max_tokens": most, "temperature": settings["temperature"] or 1.0}
+    lines = [] if known.inside else [memory.process(True), memory.weights(model.facts, model.width)]
+    lines += memory.drawing(model.facts, model.width, prompt, how, round(before.count))
+    if not known.inside:
+        lines.append(memory.allocator(lines))
+    group = {"revisions": before.group * tries, "pairs": 2, "group": before.group * (1 + tries)}
+    known.made[stage.name] = replace(before, group=group[settings["gives"]])
+    moved = 0 if known.inside else model.bytes
+    return Estimate(tuple(lines), work.sampling(model.facts, drawn), moved, model.facts.parameters)
+
+
 def _selected(stage: Stage, known: Known) -> None:
     """What score, keep, best and pair leave; a selection is taken to keep all that it may."""
     made = known.sequences(stage, "rollouts")
@@ -336,7 +359,7 @@ def _repeat(stage: Stage, known: Known) -> Estimate:
     total, others = Work(), 0
     for inner in stage.body:
         found = body[inner.name]
-        if inner.verb in ("train", "sample", "evaluate"):
+        if inner.verb in ("train", "sample", "evaluate", "revise"):
             lines += [line for line in found.lines if line.name not in ("process", "allocator")]
             total = total + found.work * (1 / (inner.every or 1))
         others += sum(

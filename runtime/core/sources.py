@@ -49,16 +49,15 @@ def reward_model(
     hub = {"revision": revision or None, "trust_remote_code": trust_remote_code, "token": token}
     options: dict[str, Any] = hub if source.startswith("hf:") else {}
     place = name if source.startswith("hf:") else str(_folder_of(source, project))
-    how = {"dtype": dtype_for(dtype), "output_loading_info": True, **options}
+    how: dict[str, Any] = {"dtype": dtype_for(dtype), "output_loading_info": True, **options}
     try:
-        classifier, loaded = AutoModelForSequenceClassification.from_pretrained(place, **how)
-        model, found = AutoModelForCausalLM.from_pretrained(
-            place, attn_implementation="sdpa", **how
-        )
+        judge: Any = AutoModelForSequenceClassification.from_pretrained(place, **how)
+        made: Any = AutoModelForCausalLM.from_pretrained(place, attn_implementation="sdpa", **how)
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).splitlines()[0]
         raise StageError(f"`{source}` is no reward model that can be loaded: {first}") from error
+    (classifier, loaded), (model, found) = judge, made
     head = getattr(classifier, "score", None)
     outputs = classifier.config.num_labels
     if loaded["missing_keys"] or outputs != 1 or not isinstance(head, nn.Linear):

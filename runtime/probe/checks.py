@@ -94,7 +94,7 @@ def _stage(scope: Scope, declared: ast.PipelineDecl, facts: Facts) -> Iterator[F
             yield from check_prompts(scope, declared, *found, model)
         if stage.reward is not None:
             yield from _judged(scope, declared, *found, facts)
-    elif stage.verb == "score":
+    elif stage.verb in ("score", "revise"):
         for sampler in samplers(stage, scope.local):
             inner = Scope(sampler, scope.local, scope.repeat)
             found = _rows(inner, "prompts", facts)

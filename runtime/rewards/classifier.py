@@ -26,8 +26,8 @@ ROWS = 16
 
 def classifier(params: Mapping[str, Any], rollouts: Rollouts, project: Path) -> Scorer:
     """The probability of `label`; of a model with one output, or of one with a score head, that
-    number, through a sigmoid with `squash`. Raises StageError for a model that is no classifier and a label that it does not
-    have."""
+    number, through a sigmoid with `squash`. Raises StageError for a model that is no classifier
+    and a label that it does not have."""
     if isinstance(params["source"], Policy):
         values = scores_of(params["source"], rollouts.rows)
         if params["squash"]:

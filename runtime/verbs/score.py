@@ -7,13 +7,16 @@ from copy import deepcopy
 from dataclasses import replace
 from statistics import fmean
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grape.runtime.artifacts import Rollouts
 from grape.runtime.context import Context
 from grape.runtime.errors import StageError
 from grape.runtime.nodes import node_values
 from grape.runtime.rewards.evaluation import score_rollouts
+
+if TYPE_CHECKING:
+    from grape.runtime.rubric import Scoring
 
 
 def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
@@ -103,10 +106,19 @@ def with_rewards(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -
 
 
 def _judged(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -> Rollouts:
-    from grape.runtime.rubric import Scoring, score_rubric
+    from grape.runtime.rubric import score_rubric
+
+    assert context.stage.reward is not None
+    rows = score_rubric(context.stage.reward, rollouts, scoring_of(context, inputs))
+    return replace(rollouts, rows=rows)
+
+
+def scoring_of(context: Context, inputs: dict[str, Any]) -> Scoring:
+    """How a stage's settings and inputs want a rubric's items judged."""
+    from grape.runtime.rubric import Scoring
 
     settings = context.stage.settings
-    scoring = Scoring(
+    return Scoring(
         project=context.project,
         combine=settings["combine"],
         on_error=settings["on_error"],
@@ -118,8 +130,6 @@ def _judged(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -> Rol
         answers=context.work.parents[1] / "answers",  # beside the stages' work, in the store
         memory=context.state.setdefault("memory", {}),
     )
-    assert context.stage.reward is not None
-    return replace(rollouts, rows=score_rubric(context.stage.reward, rollouts, scoring))
 
 
 def reward_metrics(rollouts: Rollouts) -> dict[str, float]:

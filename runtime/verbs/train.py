@@ -83,8 +83,8 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     supplied = Supplied(context.stage.name, formula.needs, inputs, examples, how, temperature)
     if len(batches) > 1 or formula.constraints:
         supplied.before(policy)
-    if "ref_logp" in supplied.given and isinstance(data, Rollouts):
-        apart = supplied.given["ref_logp"].cpu() - _recorded(examples)
+    if "ref_logp" in supplied.given and isinstance(data, Rollouts) and _own(examples):
+        apart = _of_own(examples, supplied.given["ref_logp"].cpu() - _recorded(examples))
         _watch(context).reference_gap(context, float((apart.exp() - apart - 1).mean()))
     resumed = 0
     if context.rounds == 1:
@@ -124,6 +124,16 @@ def _recorded(examples: list[Example]) -> Tensor:
     return torch.tensor([logp for one in examples for logp in one.tokens["behavior_logp"]])
 
 
+def _own(examples: list[Example]) -> list[Example]:
+    """Those that were drawn after the prompt that they are trained after: no revisions."""
+    return [one for one in examples if not one.scalars.get("revised")]
+
+
+def _of_own(examples: list[Example], values: Tensor) -> Tensor:
+    """The values of the tokens of `_own`, from those of all tokens."""
+    return values[[not one.scalars.get("revised") for one in examples for _ in one.completion]]
+
+
 def _check_rollouts(
     context: Context, policy: Policy, data: Rollouts, examples: list[Example]
 ) -> None:
@@ -136,7 +146,9 @@ def _check_rollouts(
     if context.round or corrected or not whole or "checked" in context.state:
         return
     context.state["checked"] = True
-    some = examples[:PROBED]
+    some = _own(examples)[:PROBED]
+    if not some:
+        return
     now = logprobs(policy, some, cutting(context.stage.settings), temperature=_temperature(data))
     contracts.check_first_ratio(context, _recorded(some).tolist(), now.tolist())
 

@@ -70,7 +70,8 @@ class Progress:
     def event(self, event: dict[str, Any]) -> None:
         """Take one event; called from any thread."""
         if event["event"] == "note":
-            self.console.print(f"  {event['text']}", style="dim", markup=False)
+            text = f"  {event['text']}"
+            self.console.print(text, style="dim", markup=False, soft_wrap=True)
             return
         top = event.get("region", event["stage"])
         with self._lock:

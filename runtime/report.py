@@ -365,5 +365,7 @@ def _of_report(report: Report) -> Iterator[dict[str, Any]]:
 
 
 def _of_rollout(row: dict[str, Any]) -> dict[str, Any]:
-    names = ("prompt", "answer", "text", "reward", "parts")
+    names = ["prompt", "answer", "text", "reward", "parts"]
+    if row.get("critique"):
+        names += ["critique", "revises"]
     return {**{name: row[name] for name in names}, "cut": row["truncated"]}

@@ -61,7 +61,7 @@ def score_rubric(rubric: Node, rollouts: Rollouts, scoring: Scoring) -> list[Com
 def judged_rows(rubric: Node, rollouts: Rollouts, scoring: Scoring) -> list[Completion]:
     """Every row with its category and with score and confidence of every item that applies; its
     reward is left to `combined`. Raises StageError as `score_rubric`."""
-    places = [_category(rubric, row) for row in rollouts.rows]
+    places = [category_of(rubric, row) for row in rollouts.rows]
     made = list(rollouts.rows)
     for number, category in enumerate(rubric["categories"]):
         members = [at for at, place in enumerate(places) if place == number]
@@ -145,13 +145,14 @@ def _row(row: Completion, place: int, judged: Mapping[str, Judged], category: st
 # --- categories -------------------------------------------------------------------------------
 
 
-def _category(rubric: Node, row: Completion) -> int:
-    """The number of the first category whose `when` holds."""
+def category_of(rubric: Node, row: Completion) -> int:
+    """The number of the first category whose `when` holds. Raises StageError where none does."""
     for number, category in enumerate(rubric["categories"]):
         if category["when"] is None or _holds(category, row):
             return number
     names = ", ".join(f"`{category['name']}`" for category in rubric["categories"])
-    shown = {name: row.columns.get(name) for c in rubric["categories"] for name in _read(c["when"])}
+    read = (name for category in rubric["categories"] for name in columns_of(category["when"]))
+    shown = {name: row.columns.get(name) for name in read}
     raise StageError(
         f"a completion belongs to no category of `{rubric['name']}` ({names})\n"
         f"  prompt:  {short(row.prompt)}\n  columns: {short(str(shown))}",
@@ -159,14 +160,14 @@ def _category(rubric: Node, row: Completion) -> int:
     )
 
 
-def _read(node: Node | None) -> Iterator[str]:
+def columns_of(node: Node | None) -> Iterator[str]:
     """The columns that a condition looks at."""
     if node is None:
         return
     if node["op"] == "column":
         yield node["name"]
     for child in node.get("args", ()):
-        yield from _read(child)
+        yield from columns_of(child)
 
 
 def _holds(category: Node, row: Completion) -> bool:

@@ -25,6 +25,7 @@ from grape.runtime.artifacts import Item
 from grape.runtime.probe.facts import Facts, Model, Trouble
 from grape.runtime.probe.lengths import check_prompts, check_targets
 from grape.runtime.probe.rewards import check_columns, check_reward
+from grape.runtime.probe.rubrics import check_shown
 
 NO_ATTENTION = frozenset(
     [
@@ -107,6 +108,7 @@ def _judged(
     scope: Scope, declared: ast.PipelineDecl, data: Stage, items: list[Item], facts: Facts
 ) -> Iterator[Finding]:
     wrong = list(check_columns(scope.stage, declared, data, items, facts.project))
+    wrong = wrong or list(check_shown(scope.stage, declared, data, items))
     yield from wrong or check_reward(scope.stage, declared, data, items, facts.project)
 
 

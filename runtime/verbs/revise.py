@@ -60,8 +60,15 @@ def run(context: Context, inputs: dict[str, Any]) -> Rollouts | Preferences:
     if settings["gives"] == "group":
         return replace(rollouts, rows=[*(row for row in first if row is not None), *kept])
     if pairs and not kept:
-        none_left(context, f"none of {len(pairs)} revisions scores higher than what it revises")
+        none_left(context, _worse(len(pairs)), _MORE)
     return replace(fresh, rows=kept)
+
+
+_MORE = "raise `tries`, lower `margin`, or look at the critiques: they may not help"
+
+
+def _worse(count: int) -> str:
+    return f"none of {count} revisions scores higher than what it revises"
 
 
 def _check_tokens(
@@ -90,7 +97,7 @@ def _preferences(context: Context, pairs: Pairs) -> list[Preference]:
         if _better(context, old, new) and (known is None or reward_of(new) > reward_of(known[1])):
             best[id(old)] = old, new
     if pairs and not best:
-        none_left(context, f"none of {len(pairs)} revisions scores higher than what it revises")
+        none_left(context, _worse(len(pairs)), _MORE)
     return [_preference(old, new) for old, new in best.values()]
 
 
@@ -115,7 +122,7 @@ def _nothing(context: Context, faults: int) -> None:
     why = "no critique could be had"
     if not faults:
         why = f"no item scores below {context.stage.settings['below']:g}"
-    none_left(context, why)
+    none_left(context, why, "raise `below`, or look at what the critic writes")
 
 
 def _tell(context: Context, count: int, told: int, pairs: Pairs, seconds: float) -> None:
@@ -147,7 +154,7 @@ def _tell(context: Context, count: int, told: int, pairs: Pairs, seconds: float)
 
 def _shown(context: Context, pairs: Pairs) -> dict[str, Any]:
     """The first revisions of a round, each after what it revises, for people."""
-    names = ("prompt", "answer", "text", "reward", "parts", "truncated", "critique")
+    names = ("prompt", "answer", "text", "reward", "parts", "truncated", "critique", "revises")
     rows = [{name: getattr(row, name) for name in names} for pair in pairs[:4] for row in pair]
     head = {"event": "samples", "stage": context.stage.name, "round": context.round}
     return {**head, "rows": rows}

@@ -22,6 +22,7 @@ from grape.compiler.estimates.texts import Texts, texts_of
 from grape.compiler.estimates.work import Sequences, Work
 from grape.compiler.formula.fixed import foreknown
 from grape.compiler.graph import Stage
+from grape.compiler.verbs import verb
 
 ANSWER = Range(0.1, 0.5, 1)
 """Share of `max_tokens` that a completion is assumed to take."""
@@ -90,6 +91,8 @@ class Known:
     made: dict[str, Sequences] = field(default_factory=dict)
     inside: bool = False
     """In the body of a repeat, where the policy is in memory already."""
+    policy: str = ""
+    """The repeat, whose model that is."""
 
     def model(self, stage: Stage, port: str) -> Model | None:
         return self.models.get(source_of(stage, port))
@@ -116,6 +119,29 @@ def estimate_stages(
 
 
 def _estimate(stage: Stage, known: Known) -> Estimate:
+    found, critics = _without_critics(stage, known), _critics(stage, known)
+    lines = found.lines
+    if critics and stage.verb == "score":
+        lines = () if known.inside else (memory.process(True),)
+    return replace(found, lines=(*lines, *critics))
+
+
+def _critics(stage: Stage, known: Known) -> list[Line]:
+    """The models that the reward of a stage asks, beside those of its own inputs."""
+    if stage.reward is None:
+        return []
+    own = {port.name for port in verb(stage.verb).ports}
+    held = {edge.source for edge in stage.inputs if edge.port == "model"} | {known.policy}
+    lines: list[Line] = []
+    for source in dict.fromkeys(e.source for e in stage.inputs if e.port not in own):
+        model = known.models.get(source)
+        if model is not None:
+            made = memory.judging(model.facts, model.width)
+            lines += made[1:] if known.inside and source in held else made
+    return lines
+
+
+def _without_critics(stage: Stage, known: Known) -> Estimate:
     match stage.verb:
         case "pretrained" | "fresh":
             return _source(stage, known)
@@ -350,7 +376,9 @@ def _selected(stage: Stage, known: Known) -> None:
 def _repeat(stage: Stage, known: Known) -> Estimate:
     """One process holds the policy, its optimizer and every model that the body names."""
     start = known.model(stage, "start")
-    inside = replace(known, inside=True, models=dict(known.models), made=dict(known.made))
+    inside = replace(
+        known, inside=True, policy=stage.name, models=dict(known.models), made=dict(known.made)
+    )
     if start is None:
         return Estimate((memory.process(True),), notes=("the size of its model is not known yet",))
     known.models[stage.name] = inside.models[stage.name] = start
@@ -359,7 +387,7 @@ def _repeat(stage: Stage, known: Known) -> Estimate:
     total, others = Work(), 0
     for inner in stage.body:
         found = body[inner.name]
-        if inner.verb in ("train", "sample", "evaluate", "revise"):
+        if inner.verb in ("train", "sample", "score", "evaluate", "revise"):
             lines += [line for line in found.lines if line.name not in ("process", "allocator")]
             total = total + found.work * (1 / (inner.every or 1))
         others += sum(

@@ -22,7 +22,9 @@ def declaration_of(expr: ast.Expr, module: Module) -> tuple[ast.AlgorithmDecl, M
     """The algorithm that a call names. Raises `Refused`."""
     if not isinstance(expr, ast.Call) or not isinstance(expr.function, ast.Name):
         text = expr.span.text
-        hint = f"write `{text}()`" if isinstance(expr, ast.Name) else None
+        plain = expr.value if isinstance(expr, ast.String) else text
+        callable_ = isinstance(expr, ast.Name) or plain in library()
+        hint = f"write `{plain}()`" if callable_ else None
         refuse("G216", f"`{text}` is no algorithm; algorithms are called", expr.span, hint=hint)
     name = expr.function.name
     found = lookup(module, name)

@@ -44,5 +44,7 @@ FOREIGN: dict[str, str] = {
     "lora_r": "write `adapter = lora(rank = 16)`",
     "lora_rank": "write `adapter = lora(rank = 16)`",
     "reward_funcs": "a reward is an input: `score(rollouts, my_reward())`",
+    "tools": 'they belong to turns: `sampler = turns(tools = [python("tools.py:name")])`',
+    "max_turns": "write `sampler = turns(max = 4, tools = …)`",
     "top_k": "sampling is cut by `top_p` only, and training wants it whole",
 }

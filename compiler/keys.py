@@ -17,16 +17,19 @@ from typing import Any
 
 from grape.compiler.graders import reward_files
 from grape.compiler.graph import Edge, Stage
+from grape.compiler.tools import sources
 from grape.compiler.verbs import VERBS, verb
 
 KEY_VERSION = 1
-WATCHED = frozenset({"ratio_tolerance", "patience", "max_truncated", "min_entropy", "max_kl"})
+WATCHED = frozenset(
+    {"ratio_tolerance", "engine_tolerance", "patience", "max_truncated", "min_entropy", "max_kl"}
+)
 COMPUTED = frozenset({"micro_tokens", "share_prompts", "packed", "fused_head", "skip_idle"})
 DECODED = frozenset({"rows", "compact"})
 NEUTRAL: dict[str, frozenset[str]] = {
     "train": WATCHED | COMPUTED | {"checkpoint"},
-    "sample": DECODED,
-    "score": frozenset({"calls_per_minute"}),
+    "sample": DECODED | {"engine_memory"},
+    "score": frozenset({"calls_per_minute", "workers"}),
     "revise": frozenset({"rows", "calls_per_minute"}),
     "evaluate": DECODED | {"calls_per_minute"},
 }
@@ -34,6 +37,9 @@ NEUTRAL: dict[str, frozenset[str]] = {
 ADDED: dict[str, dict[str, Any]] = {
     "pretrained": {"head": None},
     "sample": {"greedy": False, "sampler": None, "curriculum": None},
+    "evaluate": {"sampler": None},
+    "served": {"tokens": False},
+    "repeat": {"staleness": 0},
     "keep": {"top": None, "prompts": None, "max_tries": 10, "replay": None, "count": None},
 }
 """By verb: settings that came later. Left at these values, a stage keeps the key that it had."""
@@ -154,7 +160,7 @@ def _by_port(stage: Stage) -> list[Edge]:
 
 
 def reads(stage: Stage, project: Path) -> Iterator[tuple[str, Path]]:
-    """The files that a stage reads: data, models, the files of rewards."""
+    """The files that a stage reads: data, models, the files of rewards and tools."""
     settings = stage.settings
     if stage.verb in ("jsonl", "parquet", "csv"):
         yield "data", project / settings["path"]
@@ -167,6 +173,9 @@ def reads(stage: Stage, project: Path) -> Iterator[tuple[str, Path]]:
     for call in _calls(stage.reward):
         for name in reward_files(call["name"], call["params"]):
             yield name, project / name
+    for source in sources(settings):
+        name = source.partition(":")[0]
+        yield name, project / name
 
 
 def model_path(source: str, project: Path) -> Path:

@@ -6,6 +6,7 @@ imports reported. Nothing is evaluated here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +85,8 @@ def load_module(loading: Loading, path: Path, source: Source) -> Module:
 def lookup(module: Module, name: str) -> tuple[Importable, Module] | None:
     """What a name means in a file, and the file that declares it; None when nothing.
 
-    Raises `Refused` without a finding for an import that failed.
+    Raises `Refused` without a finding for an import that failed and a declaration that could not
+    be read.
     """
     module.used.add(name)
     if name in module.imported:
@@ -93,9 +95,23 @@ def lookup(module: Module, name: str) -> tuple[Importable, Module] | None:
             raise Refused(None)
         return found
     declared = module.declared.get(name)
+    if declared is None and lost(module, name):
+        raise Refused(None)
     if declared is None or isinstance(declared, ast.PipelineDecl):
         return None
     return declared, module
+
+
+_BEGINS = r"(?m)^[ \t]*(?:[a-z]+[ \t]+)?"
+
+
+def lost(module: Module, name: str) -> bool:
+    """Whether a statement that could not be read begins like one that defines `name`: its finding
+    is told, and that the name is missing then follows from it."""
+    if not module.file.damaged:
+        return False
+    word = re.escape(name)
+    return re.search(rf"{_BEGINS}{word}\b[ \t]*[(=:]", module.file.source.text) is not None
 
 
 def known_names(module: Module, kind: type[Importable]) -> list[str]:

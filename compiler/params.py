@@ -28,6 +28,15 @@ _KINDS: dict[str, tuple[str, ...]] = {
 }
 
 TYPES = tuple(_KINDS)
+_ELSEWHERE = {
+    "str": "string",
+    "text": "string",
+    "boolean": "bool",
+    "integer": "int",
+    "number": "float",
+    "double": "float",
+}
+"""What types of parameters are called in other languages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +60,13 @@ def check_declared(params: Sequence[ast.Param]) -> None:
             refuse("G102", f"parameter `{name}` is declared twice", param.name.span, labels=labels)
         seen[name] = param.name.span
         if param.type.name not in _KINDS:
+            message = f"`{param.type.name}` is no type of a parameter"
+            if param.type.name in _ELSEWHERE:
+                hint = f"write `{_ELSEWHERE[param.type.name]}`"
+                refuse("G207", message, param.type.span, hint=hint)
             unknown(
                 "G207",
-                f"`{param.type.name}` is no type of a parameter",
+                message,
                 param.type.name,
                 param.type.span,
                 TYPES,

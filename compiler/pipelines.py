@@ -19,9 +19,11 @@ from grape.compiler.graph import Check, Edge, Graph, Output, Stage, Until
 from grape.compiler.modules import Module
 from grape.compiler.names import Refused, refuse
 from grape.compiler.regions import Declared, Pipeline, Place, Region, find, is_defined, resolve
+from grape.compiler.settings import check_settings
 from grape.compiler.stages import build_stage
 from grape.compiler.types import ArtifactType
 from grape.compiler.unfolding import Unfolded, attempt, head, unfold
+from grape.compiler.verbs.repeat import RepeatSettings
 from grape.dsl import ast
 from grape.dsl.findings import Finding, Label
 
@@ -100,6 +102,9 @@ class _Work:
         if rounds.kind != "int" or rounds.data < 1:
             message = f"`repeat` needs a whole number of rounds of at least 1, not {show(rounds)}"
             refuse("G202", message, node.count.span)
+        settings, given = check_settings(
+            "repeat", RepeatSettings, node.settings, place.values, head(node.span)
+        )
         start = resolve(node.start, place)
         if start.type.name != "Model":
             message = f"`repeat` carries a model, `{start.name}` is {start.type}"
@@ -127,8 +132,8 @@ class _Work:
             verb="repeat",
             type=ArtifactType("Model", judges=body.stage("next", node.name.span).type.judges),
             inputs=tuple(edges),
-            settings={"rounds": rounds.data},
-            given=frozenset({"rounds"}),
+            settings={"rounds": rounds.data, **settings},
+            given=given | {"rounds"},
             span=node.span,
             doc=node.doc,
             body=tuple(sorted(body.order, key=lambda stage: stage.every is not None)),

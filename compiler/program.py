@@ -263,7 +263,10 @@ def check_hygiene(work: Work) -> None:
     for declared in work.declared:
         graph = work.graphs[declared.name.name]
         if graph is not None:
-            work.findings += check_graph(graph, declared)
+            found = list(check_graph(graph, declared))
+            if work.module.file.damaged:  # what could not be read may use it
+                found = [finding for finding in found if finding.code != "G403"]
+            work.findings += found
             if any(check.confidence is not None for check in graph.checks):
                 from grape.compiler.power import stated, weak_checks
 

@@ -1,4 +1,5 @@
-"""A `python("file.py:function")` reward, read as syntax: is it there, can it be called, is it pure.
+"""A `python("file.py:function")` reward or tool, read as syntax: is it there, can it be called, is
+it pure.
 
 The file is parsed and never imported. What only a run can tell (the values it gives) is not
 judged here.
@@ -37,6 +38,22 @@ def read_reward(text: str, span: Span, project: Path) -> Signature:
     return _signature(found, text, span)
 
 
+def read_tool(text: str, span: Span, project: Path) -> str:
+    """Check the tool that `text` names, and give the name that it is called by. Raises
+    `Refused`."""
+    path, function = _parts(text, span)
+    found = _function(_tree(path, span, project), path, function, span)
+    if isinstance(found, ast.AsyncFunctionDef):
+        refuse("G262", f"`{text}` is `async`; a tool gives its result at once", span)
+    if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in _own_nodes(found)):
+        refuse("G262", f"`{text}` yields; a tool returns one result", span)
+    if found.args.posonlyargs:
+        name = found.args.posonlyargs[0].arg
+        message = f"`{text}`: the argument `{name}` cannot be given by name, as a chat calls it"
+        refuse("G262", message, span, hint="remove the `/` from its signature")
+    return function
+
+
 def _parts(text: str, span: Span) -> tuple[str, str]:
     path, _, function = text.partition(":")
     if not path.endswith(".py") or not function.isidentifier() or not is_path(path):
@@ -47,12 +64,12 @@ def _parts(text: str, span: Span) -> tuple[str, str]:
 def _tree(path: str, span: Span, project: Path) -> ast.Module:
     file = (project / path).resolve()
     if not file.is_relative_to(project.resolve()):
-        hint = "a reward's file stays inside the folder of the pipeline file"
+        hint = "a Python file stays inside the folder of the pipeline file"
         refuse("G702", f'"{path}" lies outside the project folder', span, hint=hint)
     if not file.is_file():
         refuse("G113", f'there is no file "{path}"', span)
     if file.stat().st_size > MAX_BYTES:
-        refuse("G113", f'"{path}" is too large to be a reward: over 1 MB', span)
+        refuse("G113", f'"{path}" is too large to be read: over 1 MB', span)
     try:
         return ast.parse(file.read_text(encoding="utf-8"))
     except SyntaxError as error:
@@ -145,7 +162,7 @@ _RANDOM = ("numpy.random", "np.random", "torch.rand", "torch.randn")
 def impurities(text: str, project: Path) -> Iterator[tuple[Span, str]]:
     """Places of a reward's file where its value comes to depend on more than its arguments, each
     with what is done there: at most one of a kind."""
-    path = text.partition(":")[0]
+    path, _, function = text.partition(":")
     file = project / path
     try:
         source = Source(path, file.read_text(encoding="utf-8"))
@@ -154,11 +171,27 @@ def impurities(text: str, project: Path) -> Iterator[tuple[Span, str]]:
         return
     names = dict(_imported(tree))
     told: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _reached(tree, function):
         what = _impure_call(node, names)
         if what is not None and what not in told:
             told.add(what)
             yield _line(source, node), what
+
+
+def _reached(tree: ast.Module, function: str) -> Iterator[ast.AST]:
+    """The nodes of a function and of all that it may call in its file: functions by their names,
+    and whatever is no function, which runs when the file is loaded or is a class."""
+    functions = {node.name: node for node in tree.body if isinstance(node, Function)}
+    waiting = [node for node in tree.body if not isinstance(node, Function)]
+    open_: list[ast.stmt] = [
+        *waiting,
+        *([functions.pop(function)] if function in functions else []),
+    ]
+    while open_:
+        for node in ast.walk(open_.pop(0)):
+            yield node
+            if isinstance(node, ast.Name) and node.id in functions:
+                open_.append(functions.pop(node.id))
 
 
 def loose_calls(text: str, project: Path) -> Iterator[Span]:

@@ -14,7 +14,7 @@ from typing import NoReturn
 from grape.compiler.constants import Value, evaluate
 from grape.compiler.copies import Copy, copy_name, match
 from grape.compiler.graph import Edge, Stage
-from grape.compiler.modules import Module
+from grape.compiler.modules import Module, lost
 from grape.compiler.names import Refused, refuse, unknown
 from grape.compiler.types import ArtifactType
 from grape.dsl import ast
@@ -36,6 +36,8 @@ class Pipeline:
     forced: Mapping[str, bool] = field(default_factory=dict)
     """What tests of `if`s, by their text, come to whatever the parameters say."""
     skips: list[Skip] = field(default_factory=list)
+    lost: set[str] = field(default_factory=set)
+    """Names in blocks whose head is wrong: that they are missing is no news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,8 @@ class Region:
     def stage(self, name: str, span: Span) -> Stage:
         """The stage of a full name, built when it is not yet. Raises `Refused`."""
         if name in self.open:
+            if self.open[-1] == name:
+                refuse("G112", f"`{name}` needs itself", span)
             chain = " → ".join([*self.open[self.open.index(name) :], name])
             refuse("G112", f"these stages need each other: {chain}", span)
         if len(self.open) > MAX_OPEN:
@@ -307,11 +311,18 @@ def _complain(name: str, span: Span, place: Place) -> NoReturn:
         top = here
         here = here.outer.region if here.outer is not None else None
         known += here.families if here is not None else []
+    if name in pipeline.lost or lost(module, name):
+        raise Refused(None)
     for declared in top.nodes.values():
         node = declared.statement
-        if isinstance(node, ast.Repeat) and name in _names_in(node.body):
-            message = f"`{name}` exists only inside `repeat … with {node.name.name}`"
-            hint = f"after the repeat, `{node.name.name}` is its last model"
+        inner = nodes_in(node.body).get(name) if isinstance(node, ast.Repeat) else None
+        if inner is not None:
+            policy = node.name.name
+            message = f"`{name}` exists only inside `repeat … with {policy}`, once for each round"
+            hint = f"after the repeat, `{policy}` is its last model"
+            call = inner.call
+            if isinstance(call, ast.Call) and call.function.span.text == "evaluate":
+                hint += f": measure it there, with `stage last_{name} = {call.span.text}`"
             refuse("G117", message, span, hint=hint)
     unknown("G101", f"there is no `{name}` here", name, span, known)
 
@@ -339,11 +350,11 @@ def _expressions(statement: ast.Statement) -> list[ast.Expr]:
     return [found for body in ast.bodies(statement) for s in body for found in _expressions(s)]
 
 
-def _names_in(body: tuple[ast.Statement, ...]) -> list[str]:
-    names = []
+def nodes_in(body: tuple[ast.Statement, ...]) -> dict[str, ast.Node]:
+    nodes: dict[str, ast.Node] = {}
     for statement in body:
         if isinstance(statement, ast.Node):
-            names.append(statement.name.name)
+            nodes[statement.name.name] = statement
         for inner in ast.bodies(statement):
-            names += _names_in(inner)
-    return names
+            nodes |= nodes_in(inner)
+    return nodes

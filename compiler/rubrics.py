@@ -12,7 +12,7 @@ from typing import Any
 
 from grape.compiler.constants import Scope, Value, evaluate, show
 from grape.compiler.modules import Module, lookup
-from grape.compiler.names import refuse
+from grape.compiler.names import Refused, refuse
 from grape.compiler.params import call_values, check_with_models, default_of, match_arguments
 from grape.compiler.rewards import compile_reward, missing_for, touch
 from grape.compiler.templates import parse_template
@@ -113,6 +113,8 @@ def _categories(
 ) -> dict[str, Any]:
     name = declared.name.name
     if not declared.categories:
+        if module.file.damaged:
+            raise Refused(None)
         message = f"the rubric `{name}` has no category"
         refuse("G252", message, declared.name.span, hint="write `category NAME { item … }`")
     made: list[dict[str, Any]] = []

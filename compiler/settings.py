@@ -75,6 +75,8 @@ def _value(field: FieldInfo, expr: ast.Expr, scope: Scope) -> Value:
         for inner in _models(field.annotation):
             if inner.model_fields["kind"].default == expr.function.name:
                 return Value(_constructed(inner, expr, scope), "object")
+    if isinstance(expr, ast.List) and _models(_element(field.annotation)):
+        return _constructed_list(_models(_element(field.annotation))[0], expr, scope)
     value = evaluate(expr, scope)
     if value.kind == "string" and origin(expr) is not None and not _takes_text(field.annotation):
         return _read(value)
@@ -112,13 +114,33 @@ def _models(annotation: Any) -> list[type[Settings]]:
     return [kind for kind in options if isinstance(kind, type) and issubclass(kind, Settings)]
 
 
+def _element(annotation: Any) -> Any:
+    """What a list is made of; none of anything else."""
+    return get_args(annotation)[0] if get_origin(annotation) is list else None
+
+
+def _constructed_list(model: type[Settings], expr: ast.List, scope: Scope) -> Value:
+    name = model.model_fields["kind"].default
+    made = []
+    for item in expr.items:
+        called = item.function if isinstance(item, ast.Call) else None
+        if not (isinstance(called, ast.Name) and called.name == name):
+            refuse("G202", f"each of the list is `{name}(…)`", item.span)
+        assert isinstance(item, ast.Call)
+        made.append(Value(_constructed(model, item, scope), "object"))
+    return Value(made, "list")
+
+
 def _constructed(model: type[Settings], call: ast.Call, scope: Scope) -> dict[str, Any]:
     name = model.model_fields["kind"].default
     settings = []
+    places = iter(model.places)
     for arg in call.args:
-        if arg.name is None:
+        place = next(places, None) if arg.name is None else None
+        if arg.name is None and place is None:
             refuse("G203", f"`{name}` takes `NAME = value` arguments only", arg.span)
-        settings.append(ast.Setting(arg.name, arg.value, arg.span))
+        word = arg.name or ast.Ident(str(place), arg.span)
+        settings.append(ast.Setting(word, arg.value, arg.span))
     return check_settings(name, model, settings, scope, call.span)[0]
 
 
@@ -154,6 +176,8 @@ def _validated(
     if name not in values:
         assert problem["type"] == "missing", problem
         example = f"{{ {name} = … }}" if name not in ("path", "source", "name") else f'{owner}("…")'
+        if "kind" in model.model_fields and name not in model.places:
+            example = f"{owner}({name} = …)"
         refuse("G209", f"`{owner}` needs `{name}`", where, hint=f"write `{example}`")
     value, span = values[name]
     sentence = _sentence(name, problem, model.model_fields[name], value)
@@ -198,6 +222,8 @@ def expected(annotation: Any) -> str:
     if origin in (Union, UnionType):
         parts = list(dict.fromkeys(expected(part) for part in get_args(annotation)))
         return _either(parts)
+    if origin is list and _models(get_args(annotation)[0]):
+        return f"a list of {expected(get_args(annotation)[0])}"
     if origin is list:
         return "a list of " + _PLURALS.get(get_args(annotation)[0], "numbers")
     if _models(annotation):

@@ -170,8 +170,16 @@ def _explained(stage: PlannedStage) -> Iterator[str]:
 
 def why_text(plan: Plan, name: str) -> str:
     """`grape why STAGE`: the reasons as a tree, from the stage back to where a change began.
-    Raises ValueError for an unknown stage."""
+    Raises ValueError for an unknown stage and for one inside a repeat, which has one state."""
     known = {stage.name: stage for stage in plan.stages}
+    for region in plan.stages:
+        if name not in known and name.removeprefix(f"{region.name}.") in {
+            inner.name for inner in region.body
+        }:
+            raise ValueError(
+                f"`{name}` is part of the repeat `{region.name}`, which runs as a whole: "
+                f"ask for `{region.name}`"
+            )
     if name not in known:
         raise ValueError(f"there is no stage `{name}`; there are: {', '.join(known)}")
     return "\n".join(_why(known, name, "", "", set()))
@@ -211,6 +219,9 @@ def _numbers(stage: PlannedStage) -> str:
             parts += [
                 f"{known[name]:,} {name}" for name in ("completions", "updates") if name in known
             ]
+            parts += ["completions by the weights of the round before"] * settings.get(
+                "staleness", 0
+            )
             return ", ".join(parts)
         case "sample":
             prompts = settings["prompts"] or "all"

@@ -19,6 +19,7 @@ from grape.compiler.algorithms import (
 )
 from grape.compiler.constants import Value, evaluate, origin
 from grape.compiler.copies import fill_path
+from grape.compiler.engines import check_engine
 from grape.compiler.files import check_files
 from grape.compiler.graph import Edge, Stage
 from grape.compiler.merging import check_merge
@@ -26,11 +27,11 @@ from grape.compiler.names import refuse, unknown
 from grape.compiler.regions import Declared, Found, Place, resolve
 from grape.compiler.revising import check_revise
 from grape.compiler.rewarding import with_reward
+from grape.compiler.samplers import check_sampler
 from grape.compiler.settings import check_settings
 from grape.compiler.types import described, usable_as, way_from
 from grape.compiler.verb import Port, Verb
 from grape.compiler.verbs import KEYWORDS, VERBS, verb
-from grape.compiler.verbs.sample import Tree, Vine
 from grape.dsl import ast
 from grape.dsl.findings import Label
 from grape.dsl.source import Span
@@ -57,8 +58,11 @@ def build_stage(node: ast.Node, declared: Declared) -> Stage:
     )
     if made.options:
         settings["options"] = options
-    if made.name == "sample" and settings["sampler"]:
-        settings["group"] = _leaves(settings, given, inputs, node)
+    if made.name == "sample":
+        check_engine(settings, given, inputs["model"][0], node)
+    if settings.get("sampler"):
+        found = {port: edge for port, (edge, _) in inputs.items()}
+        check_sampler(settings, given, found, node, place.region.pipeline.project)
     if made.name == "export":
         settings["path"] = fill_path(settings["path"], place.values, call.span)
     types = {port: found.type for port, (found, _) in inputs.items()}
@@ -221,26 +225,6 @@ def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, place
     return _trained(stage, setting, inputs, place)
 
 
-def _leaves(settings: dict[str, Any], given: frozenset[str], inputs: Inputs, node: ast.Node) -> int:
-    """The completions of a prompt under a sampler of its own. Raises `Refused`."""
-    found, arg = inputs["model"]
-    kind = settings["sampler"]["kind"]
-    sampler = (Tree if kind == "tree" else Vine)(**settings["sampler"])
-    if found.type.served:
-        message = f"`{found.name}` is a served model, and a {kind} goes on from tokens inside"
-        refuse("G250", message, arg.span, labels=(Label(found.made_at, "made here"),))
-    spans = {setting.name.name: setting.span for setting in node.settings}
-    if "group" in given:
-        message = f"the {kind} says how many completions a prompt has: {sampler.leaves}"
-        rule = {"tree": "roots × (1 + rounds × expand × width)", "vine": "roots × states × width"}
-        refuse("G273", message, spans["group"], hint=f"leave `group` out: {rule[kind]}")
-    if isinstance(sampler, Vine) and sampler.width % sampler.set_size:
-        message = f"{sampler.width} continuations make no whole sets of {sampler.set_size}"
-        hint = "`width` is a multiple of `set_size`"
-        refuse("G279", message, spans["sampler"], hint=hint)
-    return sampler.leaves
-
-
 def _check_keep(stage: Stage, inputs: Inputs, span: Span) -> None:
     """Something must be chosen by, and rewards must be there for what compares them."""
     ranks = [name for name in ("top", "count") if stage.settings[name] is not None]
@@ -274,7 +258,10 @@ def _trained(stage: Stage, setting: ast.Setting, inputs: Inputs, place: Place) -
         message = (
             f"`{name}` was written by a served model: text without tokens and log-probabilities"
         )
-        hint = f"imitate the best of it: `best({name})`, then `sft()`; or pair it"
+        hint = (
+            f"imitate the best of it: `best({name})`, then `sft()`; or pair it; or, where the "
+            "server gives tokens, write `tokens = true` in the braces of `served`"
+        )
         refuse("G251", message, arg.span, hint=hint)
     assert isinstance(setting.value, ast.Call)
     findings = place.region.pipeline.findings

@@ -179,6 +179,8 @@ class _Walk:
             case ast.Repeat():
                 self._expr(statement.count, params)
                 self._expr(statement.start, both)
+                for setting in statement.settings:
+                    self._expr(setting.value, params)
                 self._mark(statement.name, nodes[statement.name.name])
                 self._region(statement.body, nodes, params)
             case ast.Each():

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SERVER = "server"
+"""The engine of a served model that gives token ids and log-probs, not text alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class ArtifactType:
@@ -29,6 +32,8 @@ class ArtifactType:
     judges: bool = False
     """A Model with a score head, which `score` takes for a reward."""
     adds: frozenset[str] = frozenset()
+    engine: str = ""
+    """Of Rollouts: what ran the model. Of a served Model: `server` where it gives tokens."""
 
     def __str__(self) -> str:
         return f"scored {self.name}" if self.scored else self.name

@@ -15,7 +15,7 @@ from grape.compiler.branches import decide
 from grape.compiler.constants import evaluate, show
 from grape.compiler.copies import copies_of, copy_name
 from grape.compiler.names import Refused, refuse
-from grape.compiler.regions import Declared, Place, Region, Skip
+from grape.compiler.regions import Declared, Place, Region, Skip, nodes_in
 from grape.dsl import ast
 from grape.dsl.findings import Finding, Label
 from grape.dsl.source import Span
@@ -46,8 +46,13 @@ def attempt(findings: list[Finding], work: Callable[[], T]) -> T | None:
 
 def unfold(body: tuple[ast.Statement, ...], place: Place, into: Unfolded) -> None:
     """Enter the statements of a body; refuse what cannot stand there."""
+    pipeline = place.region.pipeline
     for statement in body:
-        attempt(place.region.pipeline.findings, partial(_enter, statement, place, into))
+        before = len(pipeline.findings)
+        attempt(pipeline.findings, partial(_enter, statement, place, into))
+        if len(pipeline.findings) > before:
+            for inner in ast.bodies(statement):
+                pipeline.lost.update(nodes_in(inner))
 
 
 def _enter(statement: ast.Statement, place: Place, into: Unfolded) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -29,6 +29,8 @@ class Settings(BaseModel):
     """The braces of a statement. Field documentation stands under each field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+    places: ClassVar[tuple[str, ...]] = ()
+    """Of a value such as `lora(…)`: what its arguments without a name are."""
 
 
 class Secret(BaseModel):

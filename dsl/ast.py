@@ -192,11 +192,12 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """`repeat count with name = start { body }`"""
+    """`repeat count with name = start { settings, body }`"""
 
     count: Expr
     name: Ident
     start: Expr
+    settings: tuple[Setting, ...]
     body: tuple[Statement, ...]
     doc: str | None
     span: Span = _span()

@@ -289,11 +289,16 @@ class Builder(Transformer[Token, Any]):
     def block(self, children: list[Any]) -> tuple[ast.Statement, ...]:
         return tuple(child for child in children if child is not None)
 
+    def rounds(self, children: list[Any]) -> tuple[ast.Statement | ast.Setting, ...]:
+        return tuple(child for child in children if child is not None)
+
     def repeat(self, children: list[Any]) -> ast.Repeat:
-        start, count, name, first, body = children
+        start, count, name, first, inside = children
+        settings = tuple(line for line in inside if isinstance(line, ast.Setting))
+        body = tuple(line for line in inside if not isinstance(line, ast.Setting))
         span = self._span(start)
         return ast.Repeat(
-            count, self._ident(name), first, body, self._doc(span), span.to(first.span)
+            count, self._ident(name), first, settings, body, self._doc(span), span.to(first.span)
         )
 
     def until(self, children: list[Any]) -> ast.Until:

@@ -13,10 +13,7 @@ _TOKEN = re.compile(
     r"(?P<newline>\r?\n)|(?P<space>[ \t\f]+)|(?P<comment>\#[^\n]*)"
     r'|(?P<string>r?"""(?:[^\\]|\\.)*?"""|r"[^"\n]*"|"(?:[^"\\\n]|\\.)*"|r?"[^\n]*)'
     r"|(?P<number>[0-9][0-9_]*(?:\.[0-9][0-9_]*)?(?:[eE][+-]?[0-9]+)?[A-Za-z%]*)"
-    # `with95%`, `with1e-5` and `fromr"a"` are read as a keyword and a number or a raw string: with
-    # a blank between them, or inside, they would be another text
-    r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*"
-    r'(?:%|(?<=[0-9][eE])[+-][0-9]+|(?<=r)(?:"""(?:[^\\]|\\.)*?"""|"[^"\n]*"))?)'
+    r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*)"
     r"|(?P<open>[({\[])|(?P<close>[)}\]])"
     r"|(?P<op>==|!=|<=|>=|[-+*/^<>=])|(?P<comma>,)|(?P<colon>:)|(?P<dot>\.)|(?P<other>.)",
     re.DOTALL,

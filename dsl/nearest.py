@@ -7,7 +7,8 @@ from functools import lru_cache
 
 
 def nearest(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
-    """The candidates closest to `name`, if they differ in at most a third of its letters.
+    """The candidates closest to `name`, if they differ in at most a third of its letters; a
+    single letter is near to nothing.
 
     Distance is Damerau-Levenshtein with adjacent swaps (optimal string alignment).
     """
@@ -16,7 +17,7 @@ def nearest(name: str, candidates: Iterable[str]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def _nearest(name: str, candidates: tuple[str, ...]) -> tuple[str, ...]:
-    limit = max(1, len(name) // 3)
+    limit = min(max(1, len(name) // 3), len(name) - 1)
     best: list[str] = []
     best_distance = limit + 1
     for candidate in candidates:

@@ -17,7 +17,7 @@ from lark import Token, UnexpectedInput
 from grape.dsl import ast
 from grape.dsl.build import Builder
 from grape.dsl.findings import Edit, Finding, Fix
-from grape.dsl.lexing import LineEnds, TooDeep
+from grape.dsl.lexing import Glued, LineEnds, TooDeep
 from grape.dsl.source import Source, Span
 from grape.dsl.table import load
 
@@ -69,7 +69,7 @@ def parse(source: Source) -> tuple[ast.File, list[Finding]]:
         try:
             items = parser.read(source, text)
             break
-        except (UnexpectedInput, TooDeep) as error:
+        except (UnexpectedInput, TooDeep, Glued) as error:
             from grape.dsl.recovery import cut, mend, place_of  # 5 ms that a sound file needs not
 
             tries += 1

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from lark import Token, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from grape.dsl.findings import Finding
-from grape.dsl.lexing import MAX_DEPTH, TooDeep
+from grape.dsl.findings import Edit, Finding, Fix
+from grape.dsl.lexing import MAX_DEPTH, Glued, TooDeep
 from grape.dsl.nearest import did_you_mean
 from grape.dsl.source import Source, Span
 
@@ -22,6 +22,7 @@ _STATEMENTS = (
     *("output", "let", "state", "log", "maximize", "minimize", "subject", "category", "item"),
 )
 _KEYWORDS = (*_DECLARATIONS, *_STATEMENTS)
+_TESTED = frozenset({"category", "if", "check", "until"})
 _NAMED = frozenset({"model", "data", "stage", "next", "let", "state", "log", "reward", "item"})
 
 _DECLARATION = re.compile(rf"^(?:{'|'.join(_DECLARATIONS)})[ \t]+[a-z_]", re.MULTILINE)
@@ -30,13 +31,28 @@ _LEXEME = re.compile(
     r'r?"""(?:[^\\]|\\.)*?"""|r"[^"\n]*"|"(?:[^"\\\n]|\\.)*"|#[^\n]*|[{}()\[\]]', re.DOTALL
 )
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CAMEL = re.compile(r"(?<![A-Za-z0-9_])[a-z_][a-z0-9_]*[A-Z][A-Za-z0-9_]*$")
 _CONTINUATION = re.compile(
     rf"\r?\n(?!{_HEAD.pattern}|[ \t]*[a-z_][a-z0-9_]*[ \t]*=(?!=))[^\n]*[^\s\n][^\n]*"
 )
 _EXPECTED = (
     *(("EQUAL", "`=`"), ("LBRACE", "`{`"), ("COLON", "`:`"), ("NUMBER", "a value")),
     *(("NAME", "a name"), ("STRING", "a string"), ("RPAR", "`)`"), ("RSQB", "`]`")),
+    ("AS", '`as "PATH"`'),
 )
+
+
+_LAST_WORD = re.compile(r"([a-z_][a-z0-9_]*)\s*$")
+_ASSIGNED = re.compile(r"[ \t]*=(?!=)")
+_ELSEWHERE = {
+    "import": 'write `use NAME from "…"`',
+    "from": 'write `use NAME from "…"`',
+    "for": "`each X in [..] { … }` makes copies, `repeat N with …` goes in rounds",
+    "while": "`repeat N with M = … { … until TEST }` goes in rounds",
+    "elif": "write `} else {` and an `if` inside",
+    "def": "declare a `reward`, an `algorithm` or a `pipeline`",
+}
+"""Words of other languages that begin a statement there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +63,21 @@ class _Open:
     suspect: int | None
 
 
-def place_of(error: UnexpectedInput | TooDeep, text: str) -> int:
+Stop = UnexpectedInput | TooDeep | Glued
+"""What ends a parse."""
+
+
+def place_of(error: Stop, text: str) -> int:
     """The character at which parsing stopped."""
     if isinstance(error, UnexpectedCharacters):
         return error.pos_in_stream or 0
-    token = error.token if isinstance(error, TooDeep | UnexpectedToken) else None
+    token = error.token if isinstance(error, TooDeep | Glued | UnexpectedToken) else None
     if token is None or token.type == "$END":
         return len(text.rstrip())
     return token.start_pos or 0
 
 
-def mend(source: Source, text: str, error: UnexpectedInput | TooDeep) -> tuple[Finding, str]:
+def mend(source: Source, text: str, error: Stop) -> tuple[Finding, str]:
     """The finding for an error, and the text without it. The text always differs."""
     at = place_of(error, text)
     finding, mended = _mend(source, text, at, error)
@@ -72,14 +92,14 @@ def cut(text: str, at: int) -> str:
     return kept if kept != text else ""
 
 
-def _mend(
-    source: Source, text: str, at: int, error: UnexpectedInput | TooDeep
-) -> tuple[Finding, str]:
+def _mend(source: Source, text: str, at: int, error: Stop) -> tuple[Finding, str]:
     if isinstance(error, TooDeep):
         finding = Finding(
             "G006", f"brackets nest deeper than {MAX_DEPTH}", Span(source, at, at + 1)
         )
         return finding, _without_declaration(text, at)
+    if isinstance(error, Glued):
+        return _glued(source, error), _without_statement(text, at)
     opened = _open_at(text, at)
     unclosed = _unclosed(source, text, at, opened, error)
     if unclosed:
@@ -131,10 +151,30 @@ def _unclosed(
     if text[inner] != "{" and (at_end or (inner < line and _HEAD.match(text, line))):
         end = len(text) if at_end else line
         return _not_closed(source, inner), _without_lines(text, inner, end)
+    if text[inner] == "{" and inner < line and _is_statement(text, line, at, error):
+        return _not_closed(source, inner), _closed_before(text, line)
     if text[inner] == "{" and (at_end or (at == line and _DECLARATION.match(text, at))):
         blame = inner if opened.suspect is None else max(opened.suspect, opened.stack[0])
         return _not_closed(source, blame, text), _closed(text, at, len(opened.stack), at_end)
     return None
+
+
+def _is_statement(text: str, line: int, at: int, error: UnexpectedInput) -> bool:
+    """Whether a statement stands where settings do: `output warm` wants no `=` after its first
+    word."""
+    wanted = isinstance(error, UnexpectedToken) and error.accepts == {"EQUAL"}
+    return wanted and text[line:at].strip() in _STATEMENTS
+
+
+def _closed_before(text: str, line: int) -> str:
+    """Close a brace at the end of the code before a line, which begins one character later where
+    nothing else gives room."""
+    end = _code_end(text[:line])
+    if text[end] != "\n":
+        return f"{text[:end]}}}{text[end + 1 :]}"
+    if not text[end + 1 : end + 2].isspace():
+        return _without_declaration(text, line)
+    return f"{text[:end]}}}\n{text[end + 2 :]}"
 
 
 def _not_closed(source: Source, at: int, text: str | None = None) -> Finding:
@@ -147,14 +187,19 @@ def _closed(text: str, at: int, count: int, at_end: bool) -> str:
     if at_end:
         return text.rstrip() + "\n" + "}" * count + "\n"
     before = text[:at]
-    code = max((m.end() for m in _LEXEME.finditer(before) if m[0][0] != "#"), default=0)
-    comment = before.find("#", code)
-    end = len((before if comment < 0 else before[:comment]).rstrip())
+    end = _code_end(before)
     gap = before[end:]
     room = len(gap) - len(gap.lstrip())
     if room < count or len(gap) <= count:
         return _without_declaration(text, max(0, at - 1))
     return before[:end] + "}" * count + gap[count:] + text[at:]
+
+
+def _code_end(text: str) -> int:
+    """Where its last code ends: blanks and a comment may follow."""
+    code = max((m.end() for m in _LEXEME.finditer(text) if m[0][0] != "#"), default=0)
+    comment = text.find("#", code)
+    return len((text if comment < 0 else text[:comment]).rstrip())
 
 
 def _without_lines(text: str, opener: int, end: int) -> str:
@@ -187,10 +232,37 @@ def _character(source: Source, text: str, at: int) -> tuple[Finding, str]:
     return Finding("G001", f"`{shown}` does not belong here", Span(source, at, at + 1)), mended
 
 
+def _glued(source: Source, error: Glued) -> Finding:
+    """Two words without a blank between them. Which are certain to be two: a keyword before a
+    number or a raw string."""
+    before, token = error.before, error.token
+    start, at = before.start_pos or 0, token.start_pos or 0
+    span = Span(source, start, at + len(token))
+    if token.type in ("NUMBER", "STRING"):
+        fix = Fix("put a blank between them", (Edit(Span(source, at, at), " "),))
+        message = f"`{before}` runs into `{token}`: write `{before} {token}`"
+        return Finding("G011", message, span, fix=fix)
+    if before.type == "NAME":
+        return _no_name(span)
+    word = span.text
+    hint = did_you_mean(word, _KEYWORDS) or f"; did you mean `{before} {token}`?"
+    return Finding("G011", f"`{word}` does not belong here{hint}", span)
+
+
+def _no_name(span: Span) -> Finding:
+    parts = (part.lower() for part in re.split(r"(?<=[a-z0-9])(?=[A-Z])", span.text))
+    message = f"`{span.text}` is no name: names are small letters, digits and `_`"
+    return Finding("G011", message, span, hint=f"write `{'_'.join(parts)}`")
+
+
 def _word(source: Source, word: str, at: int) -> Finding:
-    hint = did_you_mean(word, [name for name in _KEYWORDS if name != word])
     span = Span(source, at, at + len(word))
-    return Finding("G001", f"`{word}` does not belong here{hint}", span)
+    meant = did_you_mean(word, [name for name in _KEYWORDS if name != word])
+    hint = _ELSEWHERE.get(word)
+    if not meant and hint is None and _ASSIGNED.match(source.text, span.end):
+        inside = source.text.startswith("algorithm", _declaration_start(source.text, at))
+        hint = f"a statement begins with its keyword: `{'let' if inside else 'stage'} {word} = …`"
+    return Finding("G001", f"`{word}` does not belong here{meant}", span, hint=hint)
 
 
 def _token(source: Source, text: str, token: Token, expected: set[str]) -> tuple[int, Finding]:
@@ -200,6 +272,9 @@ def _token(source: Source, text: str, token: Token, expected: set[str]) -> tuple
     if token == "else":
         message = "`else` stands on the line of the `}` before it: `} else {`"
         return at, Finding("G001", message, span)
+    camel = _CAMEL.search(text, _line_start(text, at), at + len(token))
+    if token.type == "TYPE" and camel:
+        return camel.start(), _no_name(Span(source, camel.start(), camel.end()))
     if token.type == "_NL":
         end = max(1, len(text[:at].rstrip()))
         span = Span(source, end - 1, end)
@@ -208,10 +283,18 @@ def _token(source: Source, text: str, token: Token, expected: set[str]) -> tuple
         return end - 1, Finding("G001", message, span)
     if token.type in ("NAME", "TYPE") or str(token) in _KEYWORDS:
         finding = _word(source, str(token), at)
-        if "did you mean" in finding.message and not _misplaced_equal(text, at, expected):
+        told = finding.hint or "did you mean" in finding.message
+        if told and not _misplaced_equal(text, at, expected):
             return at, finding
     if _misplaced_equal(text, at, expected):
         return at, Finding("G001", f"{_construct(text, at)} needs `=` after its name", span)
+    if token == "=" and _construct(text, at).split()[-1] in _TESTED:
+        message = "`=` gives a name its value; to compare, write `==`"
+        return at, Finding("G001", message, span)
+    name = _LAST_WORD.search(text, 0, at)
+    if "COLON" in expected and name:
+        message = f"the parameter `{name[1]}` needs a type: `{name[1]}: float`"
+        return name.start(1), Finding("G001", message, Span(source, name.start(1), name.end(1)))
     if what and token.type != "RBRACE":
         message = f"{_construct(text, at)} needs {what} before `{token}`"
         return at, Finding("G001", message, span)

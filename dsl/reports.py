@@ -60,7 +60,7 @@ def _result(finding: Finding, rule: int) -> dict[str, Any]:
         "ruleIndex": rule,
         "level": entry(finding.code).severity,
         "message": {"text": text},
-        "locations": [_location(finding.span)],
+        "locations": [_location(finding.span, snippet=True)],
     }
     if finding.labels:
         row["relatedLocations"] = [
@@ -72,13 +72,12 @@ def _result(finding: Finding, rule: int) -> dict[str, Any]:
     return row
 
 
-def _location(span: Span) -> dict[str, Any]:
-    return {
-        "physicalLocation": {
-            "artifactLocation": {"uri": uri(span.source.path)},
-            "region": _region(span),
-        }
-    }
+def _location(span: Span, *, snippet: bool = False) -> dict[str, Any]:
+    region: dict[str, Any] = _region(span)
+    if snippet:
+        region["snippet"] = {"text": span.text}
+    place = {"artifactLocation": {"uri": uri(span.source.path)}, "region": region}
+    return {"physicalLocation": place}
 
 
 def _region(span: Span) -> dict[str, int]:

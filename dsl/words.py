@@ -16,7 +16,10 @@ _WORD = re.compile(r'"([a-z]+)"')
 _TERMINAL = re.compile(r"^([A-Z]+): (.*)$", re.MULTILINE)
 _LITERALS = ("TRUE", "FALSE")
 _LOGIC = ("AND", "OR", "NOT")
-_DECLARE = ("USE", "REWARD", "RUBRIC", "CATEGORY", "ITEM", "ALGORITHM", "PIPELINE", "LET", "LOG")
+_DECLARE = (
+    *("USE", "REWARD", "RUBRIC", "CATEGORY", "ITEM", "ALGORITHM", "PIPELINE", "LET", "LOG"),
+    *("MODEL", "DATA", "STAGE", "NEXT"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ def words() -> Words:
         line for line in _GRAMMAR.read_text(encoding="utf-8").splitlines() if line[:2] != "//"
     )
     terminals = {name: set(_WORD.findall(body)) for name, body in _TERMINAL.findall(text)}
-    declarations = set[str]().union(*(terminals[name] for name in (*_DECLARE, "KIND")))
+    declarations = set[str]().union(*(terminals[name] for name in _DECLARE))
     logic = set[str]().union(*(terminals[name] for name in _LOGIC))
     constants = set[str]().union(*(terminals[name] for name in _LITERALS))
     control = set(_WORD.findall(text)) - declarations - logic - constants

@@ -95,6 +95,8 @@ class Demo:
     prompt_ids: list[int] | None = None
     completion_ids: list[int] | None = None
     messages: list[dict[str, Any]] | None = None
+    observed: list[list[int]] = field(default_factory=list)
+    """As in `Completion`."""
 
 
 @dataclass(slots=True)
@@ -115,7 +117,7 @@ class Completion:
     """One sampled completion with all that was known when it was sampled.
 
     Example: ids [198, 1946, 2], logps [-0.1, -2.3, -0.4] (natural log, of the distribution that
-    sampling drew from, one per id, the stop token included), truncated False.
+    sampling drew from, one per id that was drawn, the stop token included), truncated False.
     """
 
     item: str
@@ -125,7 +127,8 @@ class Completion:
     prompt: str
     prompt_ids: list[int]
     text: str
-    """Decoded completion without special tokens and stop strings."""
+    """Decoded completion without special tokens and stop strings; of several turns the answer: the
+    last one, or nothing where it called a tool again."""
     ids: list[int]
     logps: list[float]
     truncated: bool
@@ -143,8 +146,8 @@ class Completion:
     """Further quantities of the whole completion, by the name that a formula reads; `tree` and
     `set` number the parts of its group that it belongs to."""
     path: list[list[int]] = field(default_factory=list)
-    """Its steps, each the number of a node in its group and of the node's tokens; in a tree,
-    equal nodes of two completions are the same tokens."""
+    """Its steps, each the number of a node in its group and of the node's tokens that the model
+    wrote; in a tree, equal nodes of two completions are the same tokens."""
     steps: dict[str, list[float]] = field(default_factory=dict)
     """Quantities with one number for each step of the path."""
     weights: str = ""
@@ -154,9 +157,19 @@ class Completion:
     `prompt` and `prompt_ids` are those of the task alone, which training reads."""
     revises: str = ""
     """Of a revision: the completion that it mends."""
+    observed: list[list[int]] = field(default_factory=list)
+    """Spans [start, end) of `ids` that the model did not write: results of tools. They are read
+    and never learned from, and have no log-probs."""
+    turns: list[dict[str, str]] = field(default_factory=list)
+    """What the model wrote in each turn (`text`), and what a tool answered (`result`)."""
+
+    @property
+    def drawn(self) -> int:
+        """Tokens that the model wrote."""
+        return len(self.ids) - sum(end - start for start, end in self.observed)
 
     def numbered_steps(self) -> list[int]:
-        """The step of each token, from 0; [] where the sampler names no steps."""
+        """The step of each token that the model wrote, from 0; [] where there are no steps."""
         return [number for number, (_, size) in enumerate(self.path) for _ in range(size)]
 
 
@@ -219,6 +232,8 @@ class Preference:
     prompt_ids: list[int] | None = None
     chosen_ids: list[int] | None = None
     rejected_ids: list[int] | None = None
+    chosen_observed: list[list[int]] = field(default_factory=list)
+    rejected_observed: list[list[int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -248,6 +263,8 @@ class Score:
     truncated: list[bool]
     category: str | None = None
     confidences: dict[str, list[float | None]] = field(default_factory=dict)
+    turns: list[list[dict[str, str]]] = field(default_factory=list)
+    """As in `Completion`; none where nobody used tools."""
 
     def part(self, name: str) -> list[float]:
         """The mean of a part over the completions it applies to: one value, or none."""

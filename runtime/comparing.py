@@ -158,7 +158,9 @@ def comparison_text(found: Mapping[str, Any]) -> str:
         if stage["only_in"]:
             lines.append(f"  {stage['name']}  only in {stage['only_in']}")
             continue
-        words = [_line(row) for row in stage["changes"]] or ["only its inputs differ"]
+        inner = any(other["name"].startswith(f"{stage['name']}.") for other in found["stages"])
+        same = "what it repeats differs" if inner else "only its inputs differ"
+        words = [_line(row) for row in stage["changes"]] or [same]
         lines += [f"  {stage['name']}  {words[0]}", *(f"    {word}" for word in words[1:])]
     for row in found["checks"]:
         lines.append(f"  check {row['field']}  only in {'a' if row['a'] else 'b'}")

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grape.compiler.plan import PlannedStage
-from grape.runtime.artifacts import Rollouts
+from grape.runtime.artifacts import Completion, Rollouts
 
+if TYPE_CHECKING:
+    from grape.runtime.rewards.overlap import Overlap
+
+Finished = Callable[[Sequence[Completion], Mapping[str, Any] | None, object], None]
+"""Hears of finished completions: the group, the tasks' environment, and which turn drew it."""
 Emit = Callable[[dict[str, Any]], None]
+
+
+def answers_of(work: Path) -> Path:
+    """Where remembered answers of critics lie: beside the stages' work, in the store."""
+    return work.parents[1] / "answers"
 
 
 def file_name(stage: str) -> str:
@@ -40,5 +50,12 @@ class Context:
     """What the stage keeps from round to round (an optimizer, a cursor). Empty at first."""
     attempt: int = 0
     """How often this round has sampled before, for a selection that is not full yet."""
+    finished: Finished | None = None
+    """In a repeat, for a sampler whose completions are scored while it goes on."""
+    apart: Overlap | None = None
+    """For what scores them: what was found while they were drawn."""
+    drawn: int | None = None
+    """In a repeat with `staleness`: updates of the model that drew the completions of this round;
+    none where the model as it is drew them."""
     more: Callable[[int], Rollouts] | None = None
     """In a repeat, for a selection: what attempt number 1, 2, … brings to its input."""

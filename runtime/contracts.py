@@ -47,11 +47,13 @@ def check_weights(context: Context, weights: str, updates: int) -> None:
     """G902: rollouts must come from the weights that are about to be trained.
 
     `weights` names those that drew them, `updates` counts the optimizer steps of the model. A
-    formula that reads `behavior_logp` corrects for older weights itself."""
+    formula that reads `behavior_logp` corrects for older weights itself; with `staleness` they are
+    those that the round before began with."""
     formula = context.stage.formula
     if formula is None or "behavior_logp" in formula["needs"] or context.rounds == 1:
         return
-    if weights != str(updates):
+    expected = updates if context.drawn is None else context.drawn
+    if weights != str(expected):
         raise broken(
             context,
             "G902",
@@ -108,6 +110,23 @@ def check_first_ratio(context: Context, recorded: Sequence[float], now: Sequence
     )
 
 
+ANOTHER_MODEL = 1.0
+"""Nats a token: no rounding of another engine comes near."""
+
+
+def check_vocabulary(context: Context, examples: Sequence[Learned], size: int) -> None:
+    """G923: token ids that a server gave must be ids of the model that learns from them."""
+    largest = max((max(example.completion, default=0) for example in examples), default=0)
+    if largest < size:
+        return
+    raise broken(
+        context,
+        "G923",
+        f"the server gave token id {largest}, and the model has {size} tokens",
+        "serve a model with the tokenizer of the one that is trained",
+    )
+
+
 def not_finite(context: Context, error: StageError, last: dict[str, float]) -> StageError:
     """G908: a loss that is no number, with the values of the last update."""
     shown = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
@@ -124,6 +143,16 @@ class Watch:
     told: set[str] = field(default_factory=set)
     last: dict[str, float] = field(default_factory=dict)
     """The metrics of the last update."""
+    told_next: dict[str, float] = field(default_factory=dict)
+    """What the metrics of the next update hold beside its own."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that a run that goes on waits and speaks as if unbroken."""
+        return {"since": self.since, "told": sorted(self.told), "last": self.last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.since, self.told = dict(state["since"]), set(state["told"])
+        self.last = dict(state["last"])
 
     def update(
         self, context: Context, examples: Sequence[Learned], metrics: dict[str, Any]
@@ -138,6 +167,31 @@ class Watch:
                 self.told.add(code)
                 text = f"{code}: {what} in {self.since[code]} updates ({place(context)}); {hint}"
                 context.emit({"event": "note", "code": code, "text": text})
+
+    def engine_gap(
+        self, context: Context, engine: str, recorded: Sequence[float], now: Sequence[float]
+    ) -> None:
+        """G913: how far the log-probabilities of another engine are from the model's own, before
+        any update of a batch. G901 where it cannot have had these weights."""
+        gap = fmean(abs(a - b) for a, b in zip(recorded, now, strict=True))
+        self.told_next = {"engine_gap": gap}
+        limit = context.stage.settings["engine_tolerance"]
+        if gap > ANOTHER_MODEL:
+            raise broken(
+                context,
+                "G901",
+                f"the log-probabilities that `{engine}` wrote down differ from the model's by "
+                f"{gap:.3g} a token, which is no rounding: it ran other weights",
+                "look at the versions of the engine and of transformers, and at the tokenizer",
+            )
+        if gap > limit and "G913" not in self.told:
+            self.told.add("G913")
+            text = (
+                f"G913: `{engine}` and the model differ by {gap:.3g} nats a token on the same "
+                f"weights, over {limit:g} ({place(context)}); use a formula that reads "
+                "`behavior_logp`, or a wider dtype"
+            )
+            context.emit({"event": "note", "code": "G913", "text": text})
 
     def reference_gap(self, context: Context, gap: float) -> None:
         """G907: nats a token between the policy and its reference, once for each batch."""

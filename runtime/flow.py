@@ -9,17 +9,22 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from grape.compiler.plan import PlannedStage
 from grape.runtime.errors import StageError
 from grape.runtime.process import Cancelled, stopping
+from grape.runtime.rehearsal import Trial, trials_of
+from grape.runtime.run import is_heavy
 from grape.runtime.server import home
 
 if TYPE_CHECKING:
     from grape.runtime.run import Runner
 
 POLL_SECONDS = 2.0
+REHEARSAL = "rewards tried"
+"""The task before all that run a model; no stage can be called so."""
 
 
 def _settings(url: str) -> None:
@@ -93,9 +98,7 @@ def _body(runner: Runner) -> Any:
     futures: dict[str, Any] = {}
     with stopping(runner.stop):  # Prefect's own SIGTERM handler would not reach the stages
         watcher.start()
-        for stage in runner.plan.stages:
-            inputs = {port: futures[ref.stage] for port, ref in stage.inputs.items()}
-            futures[stage.name] = _task(runner, stage, reporter).submit(inputs)
+        _submit(runner, reporter, futures)
         wait(list(futures.values()))
     reporter.close()
     if runner.stop.is_set():
@@ -103,6 +106,40 @@ def _body(runner: Runner) -> Any:
     if runner.result.error:
         return Failed(message=runner.result.error)
     return Completed(message="every stage is in the store")
+
+
+def _submit(runner: Runner, reporter: Any, futures: dict[str, Any]) -> None:
+    """Begin every stage as soon as its inputs are made; stages that run a model wait, too, until
+    the Python rewards that will be asked have been tried on their data."""
+    trials = trials_of(runner.plan, runner.store.has)
+    tried = {trial.data.stage for trial in trials}
+    stages = runner.plan.stages
+    for stage in (stage for stage in stages if stage.name in tried):
+        futures[stage.name] = _task(runner, stage, reporter).submit({})
+    if trials:
+        data = {name: futures[name] for name in sorted(tried)}
+        futures[REHEARSAL] = _rehearsal(runner, trials).submit(data)
+    for stage in (stage for stage in stages if stage.name not in tried):
+        inputs = {port: futures[ref.stage] for port, ref in stage.inputs.items()}
+        if trials and is_heavy(stage):
+            inputs[REHEARSAL] = futures[REHEARSAL]
+        futures[stage.name] = _task(runner, stage, reporter).submit(inputs)
+
+
+def _rehearsal(runner: Runner, trials: Sequence[Trial]) -> Any:
+    from prefect import task
+    from prefect.states import Cancelled as CancelledState
+
+    def rehearse(inputs: dict[str, str]) -> Any:
+        try:
+            runner.rehearse(trials)
+        except Cancelled:
+            return CancelledState(message="stopped by the user")
+        return REHEARSAL
+
+    return task(
+        name="rehearse", task_run_name=REHEARSAL, tags=["grape", "rehearse"], persist_result=False
+    )(rehearse)
 
 
 def _task(runner: Runner, stage: PlannedStage, reporter: Any) -> Any:

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from grape.compiler.draw.svg import after
 from grape.compiler.estimates.ranges import size
 from grape.compiler.plan import Plan, PlannedStage
 from grape.runtime.artifacts import Report, read_lines
@@ -49,7 +50,8 @@ def write_report(plan: Plan, run_folder: Path, store: Store, *, graph_svg: str) 
     sections = {
         "TITLE": escape(f"{plan.pipeline} · {state.get('id', run_folder.name)}"),
         "HEADER": _header(plan, state),
-        "GRAPH": graph_svg or '<p class="quiet">The graph of this run was not drawn.</p>',
+        "GRAPH": after(graph_svg, _outcomes(state))
+        or '<p class="quiet">The graph of this run was not drawn.</p>',
         "RESULTS": _results(reports) + _rounds(folders),
         "CHECKS": _checks(plan, state),
         "ESTIMATES": _estimates(plan, state),
@@ -83,6 +85,10 @@ def _header(plan: Plan, state: dict[str, Any]) -> str:
         f"<h1>{escape(plan.pipeline)} {_pill(word)}</h1>{_doc(plan.doc)}"
         f"<dl class=facts>{cells}</dl>{_error(state)}"
     )
+
+
+def _outcomes(state: dict[str, Any]) -> dict[str, str]:
+    return {name: entry["state"] for name, entry in state.get("stages", {}).items()}
 
 
 def _doc(text: str | None) -> str:
@@ -361,6 +367,7 @@ def _of_report(report: Report) -> Iterator[dict[str, Any]]:
                     part: v[index] for part, v in score.parts.items() if v[index] is not None
                 },
                 "cut": score.truncated[index],
+                "turns": score.turns[index] if score.turns else [],
             }
 
 
@@ -368,4 +375,5 @@ def _of_rollout(row: dict[str, Any]) -> dict[str, Any]:
     names = ["prompt", "answer", "text", "reward", "parts"]
     if row.get("critique"):
         names += ["critique", "revises"]
-    return {**{name: row[name] for name in names}, "cut": row["truncated"]}
+    shown = {name: row[name] for name in names}
+    return {**shown, "cut": row["truncated"], "turns": row.get("turns", [])}

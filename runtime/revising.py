@@ -189,7 +189,7 @@ def _belonging(model: Any, row: Completion, before: Completion, critique: str) -
         row,
         group=before.group,
         prompt=before.prompt,
-        prompt_ids=[] if isinstance(model, Served) else _prompt(model, before),
+        prompt_ids=before.prompt_ids if isinstance(model, Served) else _prompt(model, before),
         critique=critique,
         revises=before.text,
         added={**greedy, "revised": 1.0},

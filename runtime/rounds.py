@@ -11,17 +11,19 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
 from grape.compiler.plan import PlannedStage, PlannedUntil, Ref
-from grape.runtime.artifacts import Report, Rollouts
+from grape.runtime.ahead import Ahead
+from grape.runtime.artifacts import Completion, Report, Rollouts
 from grape.runtime.checking import Unknown, report_metric, value_of
-from grape.runtime.context import Context, Emit, file_name
+from grape.runtime.context import Context, Emit, Finished, answers_of, file_name
 from grape.runtime.curriculum import measure
+from grape.runtime.rewards.overlap import Overlap, overlapping
 from grape.runtime.store import readable_errors
 from grape.runtime.verbs import run_of
 from grape.runtime.verbs.sample import rates_of
@@ -65,14 +67,34 @@ class _Rounds:
     """The last metrics that each stage told in this round."""
     last: dict[str, Any] = field(default_factory=dict)
     """What the round has made, by stage."""
+    ahead: Ahead | None = None
+    """With `staleness = 1`: what is drawn for the next round."""
+
+    overlaps: dict[str, Overlap] = field(default_factory=dict)
+    """By stages that score: what does so while completions are still being drawn."""
+
+    def __post_init__(self) -> None:
+        if self.region.settings.get("staleness"):
+            self.ahead = Ahead(self.region, self.outside)
+        for stage in self.region.body:
+            if stage.verb == "score" and stage.every is None:
+                critics = {port: self.outside.get(ref.stage) for port, ref in stage.inputs.items()}
+                answers = answers_of(self.work)
+                overlap = overlapping(stage, self.project, critics, answers)
+                if overlap is not None:
+                    self.overlaps[stage.name] = overlap
 
     def round(self, number: int, policy: Any) -> Any:
         """Run one round and give the next model."""
         self.logged.clear()
-        made: dict[str, Any] = {**self.outside, self.region.name: policy}
-        due = [stage for stage in self.region.body if stage.every is None]
-        for stage in due:
-            made[stage.name] = self._run(stage, number, made)
+        if self.ahead is not None:
+            last = number + 1 == self.region.settings["rounds"]
+            made = self.ahead.round(number, last, policy, self._run)
+        else:
+            made = {**self.outside, self.region.name: policy}
+            for stage in self.region.body:
+                if stage.every is None:
+                    made[stage.name] = self._run(stage, number, made)
         assert self.region.next is not None
         made[self.region.name] = made[self.region.next]
         for stage in self.region.body:
@@ -90,7 +112,26 @@ class _Rounds:
             round=number,
             rounds=self.region.settings["rounds"],
             state=self.states.setdefault(stage.name, {}),
+            finished=self._hearers(stage),
+            apart=self.overlaps.get(stage.name),
+            drawn=self.ahead.drawn if self.ahead is not None else None,
         )
+
+    def _hearers(self, sampler: PlannedStage) -> Finished | None:
+        """For a sampler: those that score its completions as they come."""
+        found = [
+            self.overlaps[stage.name]
+            for stage in self.region.body
+            if stage.name in self.overlaps and stage.inputs["rollouts"].stage == sampler.name
+        ]
+        if not found:
+            return None
+
+        def finished(rows: Sequence[Completion], environment: Any, turn: object) -> None:
+            for overlap in found:
+                overlap.take(rows, environment, turn)
+
+        return finished
 
     def _more(self, stage: PlannedStage, number: int, made: Mapping[str, Any]) -> More:
         """For a selection: its samplers and what follows them once more, with other prompts. The
@@ -212,7 +253,7 @@ def _of_rollouts(test: dict[str, Any], rollouts: Rollouts) -> float:
         case "part":
             return fmean(row.parts[test["args"][0]] for row in rows)
         case "length":
-            return fmean(len(row.ids) for row in rows)
+            return fmean(row.drawn for row in rows)
         case "truncated":
             return fmean(row.truncated for row in rows)
     return fmean(row.reward for row in rows if row.reward is not None)
@@ -233,28 +274,38 @@ def run_rounds(
     policy = open_input(region.inputs["start"])
     running = _Rounds(region, project, work, emit, outside)
     running.states = {stage.name: {} for stage in region.body}
-    first = _restore(work, policy, running.states, rounds)
+    first = _restore(work, policy, running.states, rounds, running.ahead)
     running.take_back(first)
+    try:
+        policy, number, ended = _go(running, policy, first)
+    finally:
+        for overlap in running.overlaps.values():
+            overlap.close()
+    if region.family:  # what a longer repeat goes on from
+        _save(work, policy, running.states, number, rounds, running.ahead)
+    _conclude(running, number, ended)
+    return Carried(policy, work / REPORTS)
+
+
+def _go(running: _Rounds, policy: Any, number: int) -> tuple[Any, int, PlannedUntil | None]:
+    """The rounds from `number` on: the last model, how many there were, and what ended them."""
+    region, rounds = running.region, running.region.settings["rounds"]
     every = min(
         (stage.settings["checkpoint"] for stage in region.body if stage.verb == "train"),
         default=_SECONDS,
     )
     saved = time.monotonic()
     ended = None
-    number = first
     while number < rounds and ended is None:
         policy = running.round(number, policy)
         number += 1
         progress = {"stage": region.name, "done": number, "total": rounds, "unit": "rounds"}
-        emit({"event": "progress", **progress})
+        running.emit({"event": "progress", **progress})
         ended = running.ended_by()
         if ended is None and time.monotonic() - saved > every and number < rounds:
-            _save(work, policy, running.states, number, rounds)
+            _save(running.work, policy, running.states, number, rounds, running.ahead)
             saved = time.monotonic()
-    if region.family:
-        _save(work, policy, running.states, number, rounds)  # what a longer repeat goes on from
-    _conclude(running, number, ended)
-    return Carried(policy, work / REPORTS)
+    return policy, number, ended
 
 
 def _conclude(running: _Rounds, number: int, ended: PlannedUntil | None) -> None:
@@ -272,7 +323,12 @@ def _conclude(running: _Rounds, number: int, ended: PlannedUntil | None) -> None
 
 
 def _save(
-    work: Path, policy: Any, states: dict[str, dict[str, Any]], done: int, rounds: int
+    work: Path,
+    policy: Any,
+    states: dict[str, dict[str, Any]],
+    done: int,
+    rounds: int,
+    ahead: Ahead | None = None,
 ) -> None:
     """A checkpoint between two rounds, whole or not at all: the last one stays until then."""
     import torch
@@ -289,6 +345,7 @@ def _save(
                 "adapter": policy.adapter,
                 "trainers": trainers,
                 "memories": {name: state.get("memory") for name, state in states.items()},
+                "ahead": ahead.state_dict(work) if ahead is not None else None,
                 "done": done,
                 "rounds": rounds,
             },
@@ -300,7 +357,13 @@ def _save(
     fresh.replace(target / "state.pt")
 
 
-def _restore(work: Path, policy: Any, states: dict[str, dict[str, Any]], rounds: int) -> int:
+def _restore(
+    work: Path,
+    policy: Any,
+    states: dict[str, dict[str, Any]],
+    rounds: int,
+    ahead: Ahead | None = None,
+) -> int:
     """Put the last checkpoint back; the round to go on with. One of a shorter repeat counts the
     updates of fewer rounds in all."""
     path = work / "checkpoint" / "state.pt"
@@ -319,4 +382,6 @@ def _restore(work: Path, policy: Any, states: dict[str, dict[str, Any]], rounds:
     for name, memory in saved.get("memories", {}).items():
         if memory is not None:
             states[name]["memory"] = memory
+    if ahead is not None:
+        ahead.load_state_dict(saved["ahead"], work)
     return int(saved["done"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grape.dsl.nearest import did_you_mean
 from grape.runtime.artifacts import Completion, Rollouts
@@ -19,6 +19,9 @@ from grape.runtime.critics.questions import Answer, Failed, Question, ask
 from grape.runtime.critics.server import Served
 from grape.runtime.errors import StageError
 from grape.runtime.rewards.evaluation import score_rollouts
+
+if TYPE_CHECKING:
+    from grape.runtime.rewards.overlap import Overlap
 
 Node = Mapping[str, Any]
 
@@ -48,6 +51,8 @@ class Scoring:
     retries: int = 0
     calls_per_minute: int | None = None
     memory: dict[str, float] = field(default_factory=dict)
+    apart: Overlap | None = None
+    """What was found while other completions were drawn."""
 
 
 def score_rubric(rubric: Node, rollouts: Rollouts, scoring: Scoring) -> list[Completion]:
@@ -243,6 +248,7 @@ def _judged(item: Node, part: Rollouts, scoring: Scoring) -> Judged:
         calls_per_minute=scoring.calls_per_minute,
         emit=scoring.emit,
         models=scoring.critics,
+        known=scoring.apart.outcome if scoring.apart is not None else None,
     )
     scores: list[float | None] = [value for value, _ in scored]
     return Judged(item["weight"], scores, [1.0] * len(scores))
@@ -251,7 +257,7 @@ def _judged(item: Node, part: Rollouts, scoring: Scoring) -> Judged:
 def _asked(item: Node, part: Rollouts, scoring: Scoring) -> Judged:
     template, scale = item["ask"]["question"], item["ask"]["scale"]
     questions = [ask(template, scale, row) for row in part.rows]
-    answers = _answers(scoring.critics[item["ask"]["critic"]], questions, scoring)
+    answers = _answers(item["ask"]["critic"], questions, scoring)
     made = Judged(item["weight"], [], [])
     unread: list[str] = []
     failed: list[str] = []
@@ -290,7 +296,15 @@ def _unanswered(name: str, row: Completion, reason: str) -> StageError:
     )
 
 
-def _answers(critic: Any, questions: Sequence[Question], scoring: Scoring) -> list[Answer]:
+def _answers(name: str, questions: Sequence[Question], scoring: Scoring) -> list[Answer]:
+    apart = scoring.apart
+    known = [apart.answer(name, one) if apart is not None else None for one in questions]
+    open_ = [question for question, answer in zip(questions, known, strict=True) if answer is None]
+    rest = iter(_judgements(scoring.critics[name], open_, scoring) if open_ else ())
+    return [next(rest) if answer is None else answer for answer in known]
+
+
+def _judgements(critic: Any, questions: Sequence[Question], scoring: Scoring) -> list[Answer]:
     def done(count: int) -> None:
         total = len(questions)
         scoring.emit({"event": "progress", "done": count, "total": total, "unit": "judgements"})

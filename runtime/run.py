@@ -20,6 +20,7 @@ from grape.runtime.context import file_name
 from grape.runtime.errors import StageError
 from grape.runtime.outputs import publish
 from grape.runtime.process import Cancelled, run_job, stopping
+from grape.runtime.rehearsal import Trial
 from grape.runtime.runs import new_run, write_record
 from grape.runtime.secrets import names_in, reveal
 from grape.runtime.server import ensure_server
@@ -27,6 +28,12 @@ from grape.runtime.store import COLLECTING, Store
 from grape.runtime.trackers import tracking
 
 _HEAVY = frozenset({"pretrained", "train", "sample", "evaluate", "merge", "repeat", "revise"})
+
+
+def is_heavy(stage: PlannedStage) -> bool:
+    """Whether a stage runs a model."""
+    return stage.verb in _HEAVY or (stage.verb == "score" and len(stage.inputs) > 1)
+
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -127,6 +134,18 @@ class Runner:
         self._settle(stage, "completed")
         return stage.key
 
+    def rehearse(self, trials: Sequence[Trial]) -> None:
+        """Try the Python rewards of stages that will run. Raises StageError for one that fails:
+        it is the failure of the stage that it belongs to."""
+        for trial in trials:
+            self.go_on()
+            job = {**self._job(trial.stage), "rehearse": trial.data.model_dump(mode="json")}
+            try:
+                run_job(job, self.folder, stop=self.stop, emit=self.emit)
+            except StageError as error:
+                self._failed(trial.owner, error.message, error.hint)
+                raise
+
     def go_on(self) -> None:
         """Raises Cancelled when the run is to stop."""
         if self.stop.is_set():
@@ -149,7 +168,7 @@ class Runner:
     def _turn(self, stage: PlannedStage) -> Iterator[None]:
         """Stages that run a model take turns: two at once share the same cores or the same
         accelerator, and each is then more than twice as slow."""
-        heavy = stage.verb in _HEAVY or (stage.verb == "score" and len(stage.inputs) > 1)
+        heavy = is_heavy(stage)
         while heavy and not self._machine.acquire(timeout=0.2):
             self.go_on()
         try:

@@ -93,6 +93,9 @@ def _run(job: dict[str, Any], events: Events) -> None:
     kinds: dict[str, str] = job["kinds"]
     keys: dict[str, str] = job["keys"]
     start = time.monotonic()
+    if "rehearse" in job:
+        _rehearse(job, stage, store, events)
+        return
     ready(inner.verb for inner in stage.body or [stage])
     if stage.family:
         store.go_on(stage.key, stage.family, stage.settings["rounds"])
@@ -127,6 +130,22 @@ def _run(job: dict[str, Any], events: Events) -> None:
         store.publish(stage.key, folder, manifest)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _rehearse(job: dict[str, Any], stage: PlannedStage, store: Store, events: Events) -> None:
+    """Try the stage's rewards; nothing is made."""
+    from grape.runtime.rehearsal import rehearse
+
+    ref = Ref.model_validate(job["rehearse"])
+    data = load_artifact("Data", store.path(job["keys"][ref.stage]))
+    rehearse(
+        stage,
+        data,
+        ref.view,
+        project=Path(job["project"]),
+        work=Path(job["log"]).parent,
+        emit=events.emit,
+    )
 
 
 if __name__ == "__main__":

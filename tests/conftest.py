@@ -18,6 +18,13 @@ def short(completion: str, **columns: object) -> float:
 def all_at_once(completions: list[str]) -> list[float]:
     return [0.0 for _ in completions]
 '''
+TOOLS = """def calculator(expression: str) -> int:
+    return sum(int(number) for number in expression.split("+"))
+
+
+def unlucky() -> str:
+    raise RuntimeError("out of luck")
+"""
 LUCKY = """import random
 
 
@@ -30,6 +37,7 @@ LOUD = """open("touched", "w").write("ran")
 def short(completion: str) -> float:
     return 1.0
 """
+FILES = (("rewards", REWARDS), ("lucky", LUCKY), ("loud", LOUD), ("tools", TOOLS))
 TURN = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ END }}{% endfor %}"
 ASK = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 TEMPLATES = {
@@ -67,7 +75,7 @@ def write_project(folder: Path) -> Path:
         ],
     )
     (project / "data" / "broken.jsonl").write_text('{"a": 1,\n', encoding="utf-8")
-    for name, text in (("rewards", REWARDS), ("lucky", LUCKY), ("loud", LOUD)):
+    for name, text in FILES:
         (project / f"{name}.py").write_text(text, encoding="utf-8")
     (project / "chain").mkdir()
     for number in range(60):

@@ -102,7 +102,8 @@ def title(stage: Stage) -> str:
     """What a box says below its name."""
     if stage.verb == "repeat":
         ends = [f"until {shorten(until.text, 48, placeholder=' …')}" for until in stage.until]
-        return " ".join(["repeat", *map(str, stage.settings.values()), *ends])
+        stale = ["staleness 1"] if stage.settings["staleness"] else []
+        return " ".join(["repeat", str(stage.settings["rounds"]), *stale, *ends])
     if stage.every is not None:
         return f"{stage.verb} · every {stage.every}"
     if stage.formula is not None and stage.verb == "train":

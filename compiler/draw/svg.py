@@ -7,9 +7,10 @@ are prefixed, so that the drawing can stand inside a page.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape, unescape
 
 from grape.compiler.draw.layout import Item, Layout, Way, arrange
 from grape.compiler.draw.shape import Arrow, arrows, boxes, states, title
@@ -19,14 +20,23 @@ from grape.compiler.plan import Plan
 HEIGHT, GAP_X, GAP_Y, MARGIN = 50.0, 112.0, 24.0, 24.0
 INNER_X, PAD, HEADER, LOOP = 118.0, 26.0, 30.0, 30.0
 WORDS = {"cached": "in store", "run": "to run", "resume": "to resume", "skipped": "skipped"}
+OUTCOMES = {
+    "cached": "from store",
+    "completed": "ran",
+    "failed": "failed",
+    "cancelled": "stopped",
+    "waiting": "not reached",
+}
+"""What a stage came to in a run, and the word for it."""
 
 LIGHT = """--paper: #ffffff;
   --box: #ffffff; --source: #f4f0fb; --line: #6b4ea0; --ink: #241a38; --soft: #6a6280;
   --edge: #9a8fb5; --frame: #f8f6fd; --rim: #c9bce6; --cached: #3f8f5b; --run: #b4690e;
-  --resume: #2a6fb8;"""
+  --resume: #2a6fb8; --failed: #c0392b;"""
 DARK = """--paper: #17131f; --box: #231d30; --source: #2d2540; --line: #b79df0; --ink: #f2eefa;
     --soft: #b3aac8; --edge: #7d7496; --frame: #1d1828; --rim: #493d66; --cached: #6cc48b;
-    --run: #e5a24a; --resume: #74b0ee;"""
+    --run: #e5a24a; --resume: #74b0ee;
+    --failed: #f07f73;"""
 
 _STYLE = (
     """
@@ -34,7 +44,9 @@ _STYLE = (
 .gg .paper { fill: var(--paper); }
 .gg .box { fill: var(--box); stroke: var(--line); stroke-width: 1.4; }
 .gg .source .box { fill: var(--source); }
-.gg .cached .box { stroke: var(--cached); }
+.gg .cached .box, .gg .completed .box { stroke: var(--cached); }
+.gg .failed .box, .gg .cancelled .box { stroke: var(--failed); }
+.gg .waiting .box { stroke: var(--rim); }
 .gg .run .box { stroke: var(--run); }
 .gg .resume .box { stroke: var(--resume); }
 .gg .skipped { opacity: 0.45; }
@@ -42,7 +54,9 @@ _STYLE = (
 .gg .name { font-size: 14px; font-weight: 600; fill: var(--ink); }
 .gg .verb { font-size: 12px; fill: var(--soft); }
 .gg .state { font-size: 11px; font-weight: 600; text-anchor: end; }
-.gg .cached > .state { fill: var(--cached); }
+.gg .cached > .state, .gg .completed > .state { fill: var(--cached); }
+.gg .failed > .state, .gg .cancelled > .state { fill: var(--failed); }
+.gg .waiting > .state { fill: var(--soft); }
 .gg .run > .state { fill: var(--run); }
 .gg .resume > .state { fill: var(--resume); }
 .gg .frame { fill: var(--frame); stroke: var(--rim); stroke-width: 1.2; }
@@ -111,6 +125,27 @@ def draw(graph: Graph, plan: Plan | None) -> str:
             parts.append(_box(stage.name, stage, layout.places[stage.name], state))
     parts += [_box(name, stage, layout.places[name], "skipped") for name, stage in faint.items()]
     return "\n".join([*parts, "</g>", "</svg>"]) + "\n"
+
+
+_GROUP = re.compile(r'<g class="(node source|node|region) (\w+)" data-stage="([^"]*)">')
+_WORD = re.compile(r'(<text class="state"[^>]*>)[^<]*')
+
+
+def after(svg: str, outcomes: Mapping[str, str]) -> str:
+    """A drawing of a plan as it was before a run, with what became of its stages: outcomes by
+    stage name, `waiting` for one that has none. Stages of a branch not taken stay as they are."""
+    groups = list(_GROUP.finditer(svg))
+    starts = [*(group.start() for group in groups), len(svg)]
+    pieces = [svg[: starts[0]]]
+    for group, end in zip(groups, starts[1:], strict=True):
+        kind, state, name = group[1], group[2], unescape(group[3])
+        rest = svg[group.end() : end]
+        if state != "skipped":
+            around = [known for known in outcomes if name.startswith(f"{known}.")]
+            state = outcomes.get(name) or outcomes.get(max(around, key=len, default=""), "waiting")
+            rest = _WORD.sub(rf"\g<1>{OUTCOMES.get(state, state)}", rest, count=1)
+        pieces.append(f'<g class="{kind} {state}" data-stage="{group[3]}">{rest}')
+    return "".join(pieces)
 
 
 # --- what is laid out -------------------------------------------------------------------------

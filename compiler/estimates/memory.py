@@ -8,7 +8,7 @@ under torch's autograd without checkpointing; a test measures them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grape.compiler.estimates.facts import ModelFacts, adapter_parameters
@@ -28,6 +28,8 @@ CHUNK = 1024
 """Positions that the output head takes at once under autograd."""
 CELLS = 1 << 23
 """Logits that are there at once when the head's gradient is formed without a graph."""
+TABLE = 1 << 21
+"""Entries of one distribution of a chunk of tokens."""
 DECODED = 64
 """Completions that are decoded side by side."""
 JUDGED = 8192
@@ -190,6 +192,26 @@ def head(facts: ModelFacts, width: int, scored: Range, *, fused: bool) -> Line:
     return Line("logits", text, held * (facts.vocab * 4) + (states if fused else ZERO), UPDATE)
 
 
+def states(facts: ModelFacts, width: int, tokens: Range, name: str, *, head: bool = False) -> Line:
+    """Hidden states that stand for whole distributions until a few tokens' are formed; with `head`
+    a copy of the output embedding, too."""
+    text = f"{tokens.expected:,.0f} tokens × {facts.hidden} × {width} B"
+    held = tokens * (facts.hidden * width)
+    if head:
+        text += f" + {facts.vocab:,} × {facts.hidden} × {width} B of the head as it was"
+        held = held + Range.known(facts.vocab * facts.hidden * width)
+    return Line(name, text, held, UPDATE)
+
+
+def tables(facts: ModelFacts, tokens: Range, kinds: int) -> Line:
+    """The distributions of a chunk of tokens, in float32, and what a formula makes of them."""
+    cells = (tokens * facts.vocab).at_most(max(TABLE, facts.vocab))
+    copies = Range(1, 2, 4) * kinds
+    held = Range(cells.low * copies.low, cells.expected * copies.expected, cells.high * copies.high)
+    text = f"{cells.expected:,.0f} entries × {kinds} kinds × 2 (the formula's values) × 4 B"
+    return Line("distributions", text, held * 4, UPDATE)
+
+
 def drawing(
     facts: ModelFacts, width: int, prompt: Range, settings: Mapping[str, Any], prompts: int
 ) -> list[Line]:
@@ -224,6 +246,17 @@ def drawing(
         SAMPLING,
     )
     return [cache, step, prefill]
+
+
+def engine(settings: Mapping[str, Any], device: int) -> Line:
+    """What another engine takes of the device, from its first use on."""
+    share = settings["engine_memory"]
+    return Line(settings["engine"], f"{share:.0%} of the device", Range.known(share * device))
+
+
+def beside_training(lines: Iterable[Line]) -> list[Line]:
+    """What sampling holds while a round trains: it is there in every phase."""
+    return [replace(line, phase=RESIDENT) if line.phase == SAMPLING else line for line in lines]
 
 
 def allocator(lines: Sequence[Line]) -> Line:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from grape.compiler.ahead import ahead_of, inner_of
+from grape.compiler.engines import OWN
 from grape.compiler.estimates import memory, work
 from grape.compiler.estimates.devices import Device
 from grape.compiler.estimates.facts import ModelFacts, fresh_facts
@@ -229,9 +231,14 @@ def _train(stage: Stage, known: Known) -> Estimate:
     moved = model.bytes * (0 if known.inside else 2)
     for port, edge in (("reference", "ref_logp"), ("teacher", "teacher_logp")):
         other = known.model(stage, port)
-        if other is not None and stage.formula is not None and edge in stage.formula.needs:
-            lines.append(memory.weights(other.facts, other.width, f"{port} model"))
-            moved += 0 if known.inside else other.bytes
+        needs = stage.formula.needs if stage.formula is not None else frozenset()
+        if other is None or not needs & {edge, f"{edge}_all"}:
+            continue
+        lines.append(memory.weights(other.facts, other.width, f"{port} model"))
+        moved += 0 if known.inside else other.bytes
+        if f"{edge}_all" in needs and made is not None:
+            scored = _whole_update(stage, made).completion_tokens
+            lines.append(memory.states(other.facts, other.width, scored, f"{port} states"))
     if stage.formula is not None:
         lines += memory.trained_beside(model.facts, model.width, stage.formula, stage.settings)
     if made is None:
@@ -239,10 +246,31 @@ def _train(stage: Stage, known: Known) -> Estimate:
         lines += memory.training(model.facts, model.width, Update(ZERO, ZERO, True, stage.settings))
         return Estimate(tuple(lines), Work(), moved, model.facts.parameters, notes)
     lines += memory.training(model.facts, model.width, _update(stage, made, known.inside))
+    lines += _distributions(stage, model, made)
     if not known.inside:
         lines.append(memory.allocator(lines))
     done = _training_work(stage, model, made)
     return Estimate(tuple(lines), done, moved, model.facts.parameters)
+
+
+def _distributions(stage: Stage, model: Model, made: Sequences) -> list[memory.Line]:
+    """What a formula over whole distributions holds of the model itself."""
+    needs = stage.formula.needs if stage.formula is not None else frozenset()
+    wanted = sorted(name for name in needs if name.endswith("_all"))
+    if not wanted:
+        return []
+    facts, width = model.facts, model.width
+    scored = _whole_update(stage, made).completion_tokens
+    lines = [memory.states(facts, width, scored, "own states")] if "logp_all" in wanted else []
+    if "old_logp_all" in wanted and updates_of(stage, made) > 1:
+        lines.append(
+            memory.states(facts, width, made.completion_tokens, "states before", head=True)
+        )
+    return [*lines, memory.tables(facts, scored, len(wanted))]
+
+
+def _whole_update(stage: Stage, made: Sequences) -> Sequences:
+    return replace(made, groups=sequences_of_update(stage, made) / made.group)
 
 
 def _learned(stage: Stage, known: Known) -> Sequences | None:
@@ -283,8 +311,7 @@ def _update(stage: Stage, made: Sequences, again: bool) -> Update:
     coupled = stage.formula is not None and stage.formula.coupling.value in ("group", "pair")
     unit = made.group if coupled else 1
     budget = stage.settings["micro_tokens"]
-    groups = sequences_of_update(stage, made) / made.group
-    whole = replace(made, groups=groups)
+    whole = _whole_update(stage, made)
     smallest = replace(made, groups=1, group=unit)
 
     def row(total: float, least: float) -> float:
@@ -304,7 +331,7 @@ def _training_work(stage: Stage, model: Model, made: Sequences) -> Work:
     per_update, updates = sequences_of_update(stage, made), updates_of(stage, made)
     passes = min(stage.settings["epochs"], updates * per_update / max(1.0, made.count))
     needs = formula.needs if formula is not None else frozenset()
-    extra = len(needs & {"ref_logp", "teacher_logp"})
+    extra = len(needs & {"ref_logp", "teacher_logp", "ref_logp_all", "teacher_logp_all"})
     extra += "old_logp" in needs and updates > 1
     alone = "old_logp" in needs and updates <= 1
     twice = formula is not None and not foreknown(formula, on_policy=alone).weights
@@ -331,7 +358,10 @@ def _draw(stage: Stage, known: Known) -> Estimate:
     )
     known.made[stage.name] = made
     lines = [] if known.inside else [memory.process(True), memory.weights(model.facts, model.width)]
-    lines += memory.drawing(model.facts, model.width, prompt, settings, prompts)
+    if settings.get("engine", OWN) != OWN and known.device.memory:
+        lines.append(memory.engine(settings, known.device.memory))
+    else:
+        lines += memory.drawing(model.facts, model.width, prompt, settings, prompts)
     if not known.inside:
         lines.append(memory.allocator(lines))
     moved = 0 if known.inside else model.bytes
@@ -384,11 +414,16 @@ def _repeat(stage: Stage, known: Known) -> Estimate:
     known.models[stage.name] = inside.models[stage.name] = start
     body = {inner.name: _estimate(inner, inside) for inner in stage.body}
     lines = [memory.process(True), memory.weights(start.facts, start.width)]
+    ahead: set[str] = set()
+    if stage.settings["staleness"]:
+        ahead = set(ahead_of(inner_of(inner) for inner in stage.body))
+        lines.append(memory.weights(start.facts, start.width, "weights before"))
     total, others = Work(), 0
     for inner in stage.body:
         found = body[inner.name]
         if inner.verb in ("train", "sample", "score", "evaluate", "revise"):
-            lines += [line for line in found.lines if line.name not in ("process", "allocator")]
+            own = [line for line in found.lines if line.name not in ("process", "allocator")]
+            lines += memory.beside_training(own) if inner.name in ahead else own
             total = total + found.work * (1 / (inner.every or 1))
         others += sum(
             line.bytes.expected > 0 and line.name.endswith(" model") for line in found.lines

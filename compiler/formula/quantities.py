@@ -136,6 +136,7 @@ SAMPLED: dict[str, str] = {
     "greedy_reward": "write `greedy = true` in the braces of `sample`",
     "revised": 'write `revise(policy, scored, RUBRIC) { gives = "group" }`',
     **dict.fromkeys(("set", "diversity"), "write `sampler = vine()` in the braces of `sample`"),
-    **dict.fromkeys(("step", "tree", "node_value", "parent_value", "leaves"), _TREE),
+    **dict.fromkeys(("tree", "node_value", "parent_value", "leaves"), _TREE),
+    "step": _TREE + ', or `turns(tools = [python("tools.py:name")])`: a turn is a step',
 }
 """Quantities and levels that only some samplings bring, and what to write for them."""

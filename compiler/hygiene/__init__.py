@@ -15,6 +15,7 @@ from grape.compiler.hygiene.lineage import check_lineage
 from grape.compiler.hygiene.revising import check_revising
 from grape.compiler.hygiene.safety import check_safety
 from grape.compiler.hygiene.sampling import check_sampling
+from grape.compiler.hygiene.staleness import check_staleness
 from grape.compiler.hygiene.waste import check_waste
 from grape.dsl import ast
 from grape.dsl.findings import Finding
@@ -26,6 +27,7 @@ FAMILIES: tuple[Callable[[Graph, ast.PipelineDecl], Iterator[Finding]], ...] = (
     check_learning,
     check_batches,
     check_sampling,
+    check_staleness,
     check_waste,
     check_safety,
     check_exposure,

@@ -8,6 +8,7 @@ from pathlib import Path
 from grape.compiler.graph import Graph, Stage
 from grape.compiler.hygiene.walk import scopes_of, setting_span
 from grape.compiler.rewards import walk
+from grape.compiler.tools import sources
 from grape.dsl import ast
 from grape.dsl.findings import Finding, Label
 
@@ -25,8 +26,7 @@ def check_safety(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding]:
             yield from _data(stage, declared)
         if scope.repeat is not None and stage.reward is not None:
             yield from _policy(stage, declared)
-        if stage.reward is not None:
-            yield from _purity(stage, project, seen)
+        yield from _purity(stage, project, seen)
         if stage.verb == "export" and not stage.settings["merge"]:
             message = "models are published merged; a bare adapter fits one base and no other"
             span = setting_span(stage, declared, "merge")
@@ -70,20 +70,27 @@ def _policy(stage: Stage, declared: ast.PipelineDecl) -> Iterator[Finding]:
 
 
 def _purity(stage: Stage, project: Path, seen: set[str]) -> Iterator[Finding]:
-    """What a Python reward does beside judging; each file is told of once."""
-    assert stage.reward is not None
-    for node in walk(stage.reward):
-        text = node["params"]["source"] if node["op"] == "call" and node["name"] == "python" else ""
-        if not text or text.partition(":")[0] in seen:
+    """What Python rewards and tools do beside answering; each file is told of once."""
+    for text, what_changes in _python(stage):
+        if text.partition(":")[0] in seen:
             continue
         from grape.compiler.python_reward import impurities, loose_calls
 
         seen.add(text.partition(":")[0])
         for place, what in impurities(text, project):
-            message = f"`{text}` {what}, so the same completion can get another reward"
+            message = f"`{text}` {what}, so {what_changes}"
             hint = "judge from the arguments alone, or draw from `random.Random(seed)`"
             yield Finding("G604", message, stage.span, (Label(place, "here"),), hint=hint)
         for place in loose_calls(text, project):
             message = f"`{text}` does something as soon as its file is loaded"
             hint = 'move it into a function, or below `if __name__ == "__main__":`'
             yield Finding("G716", message, stage.span, (Label(place, "here"),), hint=hint)
+
+
+def _python(stage: Stage) -> Iterator[tuple[str, str]]:
+    """The `FILE.py:FUNCTION`s that a stage calls, and what an impure one means."""
+    for node in walk(stage.reward) if stage.reward is not None else ():
+        if node["op"] == "call" and node["name"] == "python":
+            yield node["params"]["source"], "the same completion can get another reward"
+    for source in sources(stage.settings):
+        yield source, "the same call can get another result, and a seed no longer says what happens"

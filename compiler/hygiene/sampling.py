@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from grape.compiler.engines import OWN
 from grape.compiler.graph import Graph, Stage
 from grape.compiler.hygiene.walk import Scope, input_of, scopes_of, setting_span
 from grape.dsl import ast
@@ -13,11 +14,18 @@ from grape.dsl.findings import Finding, Label
 def check_sampling(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding]:
     """`prompts` of `keep` where nothing can be sampled again (G271), `max_tries` alone (G272);
     curricula without effect (G277) or sense (G278);
+    seeds that an engine cannot keep to (G612);
     `replay` outside a repeat (G275) and under a formula that is on-policy (G276)."""
     for scope in scopes_of(graph):
         stage = scope.stage
         if stage.verb == "sample" and stage.settings["curriculum"] is not None:
             yield from _curriculum(scope, declared)
+        if stage.verb == "sample" and stage.settings["engine"] != OWN and "seed" in stage.given:
+            engine = stage.settings["engine"]
+            message = f"`{engine}` draws by this seed, and may still write other bytes next time"
+            span = setting_span(stage, declared, "seed")
+            hint = f'for the same bytes again sample with `engine = "{OWN}"`'
+            yield Finding("G612", message, span, hint=hint)
         if stage.verb == "train":
             yield from _stale(scope, declared)
         if stage.verb != "keep":

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from grape.compiler.combine import Combine
+from grape.compiler.tools import Turns
 from grape.compiler.verb import Duration, Port, Settings, Verb, makes
 
 
@@ -21,6 +22,8 @@ class EvaluateSettings(Settings):
     """Longest completion in tokens."""
     stop: list[str] = Field(default=[])
     """Texts that end a completion."""
+    sampler: Turns | None = None
+    """Tools that the model may call on the way to its answer; none: one turn."""
     rows: Annotated[int, Field(ge=1)] = 64
     """Completions decoded side by side; changes time and memory only."""
     compact: bool = True

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from grape.compiler.combine import Combine
-from grape.compiler.types import ArtifactType
+from grape.compiler.types import SERVER, ArtifactType
 from grape.compiler.verb import Duration, Port, Settings, Verb
 
 Count = Annotated[int, Field(ge=1)]
@@ -61,13 +61,15 @@ class ReviseSettings(Settings):
 
 
 def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:
-    before, served = inputs["rollouts"], inputs["model"].served
+    before, model = inputs["rollouts"], inputs["model"]
+    served = model.served and model.engine != SERVER
     if settings["gives"] == "pairs":
         return ArtifactType("Preferences")
     if settings["gives"] == "group":
         return replace(before, adds=before.adds | {"revised"}, served=before.served or served)
     kept = before.adds & {"greedy_reward"}
-    return replace(before, adds=kept | {"revised"}, served=served)
+    engine = model.engine if model.served else "transformers"
+    return replace(before, adds=kept | {"revised"}, served=served, engine=engine)
 
 
 VERB = Verb(

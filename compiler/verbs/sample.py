@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from grape.compiler.types import ArtifactType
+from grape.compiler.tools import Turns
+from grape.compiler.types import SERVER, ArtifactType
 from grape.compiler.verb import Port, Settings, Verb
 
 Count = Annotated[int, Field(ge=1)]
@@ -104,8 +105,8 @@ class SampleSettings(Settings):
     """Sample from the likeliest tokens that hold this share of the probability."""
     stop: list[str] = Field(default=[])
     """Texts that end a completion."""
-    sampler: Tree | Vine | None = None
-    """How the completions of a prompt come about; none: each by itself."""
+    sampler: Tree | Vine | Turns | None = None
+    """How the completions of a prompt come about; none: each by itself, in one turn."""
     curriculum: ByColumn | ByRate | None = None
     """Which prompts are drawn in a round; none: all of them in turn, in passes."""
     greedy: bool = False
@@ -114,23 +115,31 @@ class SampleSettings(Settings):
     """Completions decoded side by side; changes time and memory only."""
     compact: bool = True
     """Finished completions make room for the next prompts at once; off only to compare."""
-    engine: Literal["transformers"] = "transformers"
-    """What runs the model."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What runs the model: Grape's own decode loop, or vLLM in the same process."""
+    engine_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the device's memory that vLLM takes, for weights of its own and its cache."""
     seed: int = 0
     """Of the choice of prompts and of every token."""
 
 
-_OF_TREE = {"tree", "step", "node_value", "parent_value", "leaves"}
-_OF_VINE = {"set", "step", "diversity"}
+_ADDS = {
+    "tree": {"tree", "step", "node_value", "parent_value", "leaves"},
+    "vine": {"set", "step", "diversity"},
+    "turns": {"step"},
+}
+"""By sampler: the quantities and levels that it brings to formulas."""
 
 
 def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:
     columns = inputs["prompts"].columns & {"prompt", "answer", "environment"}
     adds = frozenset({"greedy_reward"} if settings["greedy"] else ())
     if settings["sampler"]:
-        vine = isinstance(settings["sampler"], dict) and settings["sampler"]["kind"] == "vine"
-        adds |= _OF_VINE if vine else _OF_TREE
-    return ArtifactType("Rollouts", columns=columns, served=inputs["model"].served, adds=adds)
+        adds |= _ADDS[settings["sampler"]["kind"]]
+    model = inputs["model"]
+    engine = model.engine if model.served else settings["engine"]
+    text = model.served and engine != SERVER
+    return ArtifactType("Rollouts", columns=columns, served=text, adds=adds, engine=engine)
 
 
 VERB = Verb(

@@ -22,6 +22,9 @@ class ScoreSettings(Settings):
     """Times that a failing reward is asked again before `on_error` holds."""
     calls_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Most completions that are scored in a minute; none: as fast as it goes."""
+    workers: Annotated[int, Field(ge=0)] = 1
+    """In a repeat: processes that score finished completions while the others are still being
+    drawn, where a reward takes time. 0: one after another, when all are drawn."""
     combine: Combine | None = None
     """How a rubric's items become one number; none: `confidence()` for a rubric."""
 

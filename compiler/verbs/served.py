@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from grape.compiler.types import ArtifactType
+from grape.compiler.types import SERVER, ArtifactType
 from grape.compiler.verb import Duration, Secret, Settings, Verb
 
 Count = Annotated[int, Field(ge=1)]
@@ -32,10 +32,13 @@ class ServedSettings(Settings):
     """Questions under way at once."""
     max_tokens: Count = 512
     """Longest answer of a judge, in tokens."""
+    tokens: bool = False
+    """The server gives token ids and log-probs (vLLM's does), so that what it samples can be
+    trained on. It must have the tokenizer of the model that is trained."""
 
 
 def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:
-    return ArtifactType("Model", served=True)
+    return ArtifactType("Model", served=True, engine=SERVER if settings["tokens"] else "")
 
 
 VERB = Verb("served", "model", ServedSettings, _type, "1", literals=("url",))

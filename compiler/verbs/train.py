@@ -82,6 +82,8 @@ class TrainSettings(Settings):
     """How often the state is saved."""
     ratio_tolerance: Annotated[float, Field(gt=0)] = 0.1
     """Most that log-probabilities may differ from the sampled ones before the first update."""
+    engine_tolerance: Annotated[float, Field(gt=0)] = 0.05
+    """The same where another engine sampled: warn above it. Such an engine rounds otherwise."""
     patience: Annotated[int, Field(ge=1)] = 5
     """Updates in a row that must look wrong before a warning says so."""
     max_truncated: Fraction = 0.95

@@ -156,7 +156,11 @@ def _in_braces(at: _Cursor, frame: Frame) -> list[lsp.CompletionItem]:
     if frame.word == "algorithm":
         return _snippets(_FORMULA) if not statement else _formula(at)
     if not statement:
-        extra = [("next", "next ${1:policy} = train($1, $0)"), ("until", "until $0")]
+        extra = [
+            ("next", "next ${1:policy} = train($1, $0)"),
+            ("until", "until $0"),
+            ("staleness", "staleness = 1"),
+        ]
         return _snippets([*_BODY, *(extra if frame.word == "repeat" else ())])
     first = statement[0].text
     if first in ("model", "data", "stage", "next"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from grape.runtime.artifacts import (
@@ -81,9 +82,14 @@ def of_rollouts(data: Rollouts, needs: Iterable[str]) -> list[Example]:
                 **{name: values[number] for name, values in parts.items()},
                 **row.added,
             },
+            _spans(row.observed),
         )
         for number, row in enumerate(data.rows)
     ]
+
+
+def _spans(observed: list[list[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((start, end) for start, end in observed)
 
 
 def _by_token(row: Completion) -> dict[str, list[float]]:
@@ -97,7 +103,8 @@ def _by_token(row: Completion) -> dict[str, list[float]]:
 
 def _demo(policy: Policy, row: Demo, number: int) -> Example:
     if row.prompt_ids is not None and row.completion_ids is not None:
-        return Example(tuple(row.prompt_ids), tuple(row.completion_ids), number)
+        made = Example(tuple(row.prompt_ids), tuple(row.completion_ids), number)
+        return replace(made, observed=_spans(row.observed))
     return _texts(policy, row.prompt, row.completion, number)
 
 
@@ -133,4 +140,8 @@ def _pair(policy: Policy, row: Preference, number: int) -> list[Example]:
         row.rejected_ids or completion_ids(tokenizer, row.rejected),
     )
     scalars = {} if row.margin is None else {"margin": row.margin}
-    return [Example(tuple(prompt), tuple(side), number, {}, dict(scalars)) for side in sides]
+    read = (_spans(row.chosen_observed), _spans(row.rejected_observed))
+    return [
+        Example(tuple(prompt), tuple(side), number, {}, dict(scalars), spans)
+        for side, spans in zip(sides, read, strict=True)
+    ]

@@ -58,7 +58,7 @@ class Live:
         reductions: Reductions | None = None,
     ) -> None:
         self.policy, self.temperature, self.reductions = policy, temperature, reductions
-        self.tokens = sum(len(example.completion) for example in examples)
+        self.tokens = sum(example.counted for example in examples)
         likely = ["logp"] if {"logp", "entropy"} & set(wanted) else []
         self.likely = likely + ["entropy"] * ("entropy" in wanted)
         self.valued, self.scored = "value" in wanted, "score" in wanted
@@ -67,7 +67,7 @@ class Live:
         self.fed = examples
         if self.scored:
             self.fed = [replace(one, completion=(*one.completion, 0)) for one in examples]
-            lengths = torch.tensor([len(one.completion) for one in examples])
+            lengths = torch.tensor([one.counted for one in examples])
             ends = torch.cumsum(lengths + 1, 0) - 1
             self.slot = torch.arange(self.tokens + len(examples))
             self.slot -= torch.searchsorted(ends, self.slot)

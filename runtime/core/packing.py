@@ -19,13 +19,27 @@ from grape.runtime.core.attention import Forest, Tree
 class Example:
     """One completion to learn from, with what is known of it.
 
-    `tokens` holds token quantities (one number per completion token), `scalars` sequence ones."""
+    `tokens` holds token quantities (one number per completion token that counts), `scalars`
+    sequence ones."""
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
     group: int
     tokens: dict[str, list[float]] = field(default_factory=dict)
     scalars: dict[str, float] = field(default_factory=dict)
+    observed: tuple[tuple[int, int], ...] = ()
+    """Spans [start, end) of the completion that somebody else wrote: they are read, and count
+    nowhere. Token quantities have no number for them."""
+
+    @property
+    def counted(self) -> int:
+        """Tokens of the completion that count."""
+        return len(self.completion) - sum(end - start for start, end in self.observed)
+
+    def places(self) -> list[int]:
+        """Where in the completion the tokens that count stand."""
+        read = {place for start, end in self.observed for place in range(start, end)}
+        return [place for place in range(len(self.completion)) if place not in read]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,35 +119,80 @@ def micro_batches(
     device: torch.device | str = "cpu",
     only: Sequence[int] | None = None,
 ) -> list[Micro]:
-    """Cut a batch (or its examples `only`) into micro-batches of at most `budget` input tokens.
+    """Cut a batch (or its examples `only`) into micro-batches of at most `budget` input tokens,
+    as few as fit one after another, and of sizes as even as that allows.
 
     Units stay whole; one larger than the budget gets a micro-batch of its own. The gradient is the
     same for every budget. With `keep_groups` false, a shared prompt's completions may be split."""
     chosen = range(len(examples)) if only is None else only
     units = trees(examples, chosen, share=share, keep_groups=keep_groups, paired=paired)
-    if not keep_groups and not paired:
-        units = [
-            [part] for unit in units for tree in unit for part in _split(examples, tree, budget)
-        ]
+    whole = keep_groups or paired
     starts = _starts(examples)
-    bins: list[list[list[int]]] = []
-    room = 0
-    for unit in units:
-        size = sum(tokens_of(examples, tree) for tree in unit)
-        if not bins or size > room:
-            bins.append([])
-            room = budget
-        bins[-1] += unit
-        room -= size
+    bins = _balanced(examples, units, budget, whole=whole)
     return [_micro(examples, rows, starts, packed, device) for rows in bins]
 
 
-def _split(examples: Sequence[Example], tree: list[int], budget: int) -> list[list[int]]:
-    parts: list[list[int]] = [[]]
+Unit = list[list[int]]
+"""Trees that stay together."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """Micro-batches of at most so many tokens, but for units that are larger by themselves."""
+
+    bins: list[Unit]
+    sizes: list[int]
+
+    def no_worse(self, other: _Filled) -> bool:
+        """Not more of them, and no prompt run more often."""
+        return len(self.bins) <= len(other.bins) and sum(self.sizes) <= sum(other.sizes)
+
+
+def _balanced(
+    examples: Sequence[Example], units: list[Unit], budget: int, *, whole: bool
+) -> list[Unit]:
+    """As full as the budget allows, then with the smallest room that is as good."""
+    best = _filled(examples, units, budget, whole=whole)
+    if len(best.bins) < 2:
+        return best.bins
+    low, high = sum(best.sizes) // len(best.bins), max(best.sizes)
+    while low < high:
+        room = (low + high) // 2
+        found = _filled(examples, units, room, whole=whole)
+        if max(found.sizes) <= high and found.no_worse(best):
+            best, high = found, min(room, max(found.sizes))
+        else:
+            low = room + 1
+    return best.bins
+
+
+def _filled(examples: Sequence[Example], units: list[Unit], room: int, *, whole: bool) -> _Filled:
+    """One after another: a micro-batch is closed when the next unit does not fit."""
+    bins: list[Unit] = []
+    sizes: list[int] = []
+    if not whole:
+        units = [[part] for unit in units for tree in unit for part in _split(examples, tree, room)]
+    for unit in units:
+        size = sum(tokens_of(examples, tree) for tree in unit)
+        if not bins or sizes[-1] + size > room:
+            bins.append([])
+            sizes.append(0)
+        bins[-1] += unit
+        sizes[-1] += size
+    return _Filled(bins, sizes)
+
+
+def _split(examples: Sequence[Example], tree: list[int], room: int) -> Unit:
+    prompt = len(examples[tree[0]].prompt)
+    parts: Unit = []
+    size = 0
     for number in tree:
-        if parts[-1] and tokens_of(examples, [*parts[-1], number]) > budget:
+        more = len(examples[number].completion) - 1
+        if not parts or size + more > room:
             parts.append([])
+            size = prompt
         parts[-1].append(number)
+        size += more
     return parts
 
 
@@ -142,7 +201,7 @@ def _starts(examples: Sequence[Example]) -> list[int]:
     starts, at = [], 0
     for example in examples:
         starts.append(at)
-        at += len(example.completion)
+        at += example.counted
     return starts
 
 
@@ -175,9 +234,11 @@ def _micro(
             for twig, member in enumerate(tree, 1):
                 completion = examples[member].completion
                 first = row * width + len(ids)
-                source += [last, *range(first, first + len(completion) - 1)]
-                targets += completion
-                slots += range(starts[member], starts[member] + len(completion))
+                before = [last, *range(first, first + len(completion) - 1)]
+                counted = examples[member].places()
+                source += [before[place] for place in counted]
+                targets += [completion[place] for place in counted]
+                slots += range(starts[member], starts[member] + len(counted))
                 ids += completion[:-1]
                 pos += range(len(prompt), len(prompt) + len(completion) - 1)
                 branch += [twig] * (len(completion) - 1)

@@ -8,9 +8,9 @@ makes room for the next prompt. What a row draws does not depend on the rows bes
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -45,7 +45,9 @@ class Sampling:
 
 
 @dataclass(slots=True)
-class _Row:
+class Row:
+    """A completion under way: of which item, which of its completions, and what was drawn."""
+
     item: int
     sample: int
     ids: list[int] = field(default_factory=list)
@@ -64,6 +66,16 @@ class Begun:
     logps: list[float]
 
 
+class Turning(Protocol):
+    """What puts other tokens between those that are drawn: see `core.turns`."""
+
+    tools: list[dict[str, Any]] | None
+    """What the chat template shows of them."""
+
+    def read(self, rows: Sequence[Row], tokens: Tensor) -> Tensor: ...
+    def ended(self, row: Row) -> bool: ...
+
+
 @torch.no_grad()
 def generate_for(
     policy: Policy,
@@ -80,21 +92,32 @@ def generate_for(
     rows: int = ROWS,
     compact: bool = True,
     begun: Sequence[Begun] = (),
+    talks: Turning | None = None,
+    finished: Callable[[Sequence[Completion]], None] | None = None,
 ) -> Rollouts:
     """`group` completions of each item, in the order of the items; `group` numbers of the result
-    count items from 0. `begun`, one for each item, is what their completions begin with. Raises
+    count items from 0. `begun`, one for each item, is what their completions begin with; `talks`
+    says when one is over; `finished` hears of each group when its last completion is. Raises
     StageError when a prompt leaves no room for `max_tokens`, or for a model whose layers keep more
     than keys and values."""
     how = Sampling(group, temperature, top_p, max_tokens, tuple(stop), seed, round, rows, compact)
     check_served(policy.network)
-    prompts = [prompt_ids(policy.tokenizer, item) for item in items]
-    _check_room(policy, items, prompts, how.max_tokens)
+    tools = talks.tools if talks is not None else None
+    prompts = [prompt_ids(policy.tokenizer, item, tools) for item in items]
+    check_room(policy, items, prompts, how.max_tokens)
     was_training = policy.model.training
     policy.model.eval()
     begun = begun or [Begun(name, [], []) for name in names_of(items)]
-    done = _Decoding(policy, begun, prompts, how, emit).run()
+    groups: dict[int, list[Completion]] = {}
+
+    def complete(item: int, rows: list[Row]) -> None:
+        groups[item] = [completion_of(policy, items[item], prompts[item], row, how) for row in rows]
+        if finished is not None:
+            finished(groups[item])
+
+    _Decoding(policy, begun, prompts, how, emit, complete, talks).run()
     policy.model.train(was_training)
-    made = [_completion(policy, items[row.item], prompts[row.item], row, how) for row in done]
+    made = [row for item in range(len(items)) for row in groups[item]]
     sampling = {
         "group": group,
         "temperature": temperature,
@@ -116,7 +139,7 @@ def names_of(items: Sequence[Item]) -> list[str]:
     return names
 
 
-def _check_room(
+def check_room(
     policy: Policy, items: Sequence[Item], prompts: list[list[int]], max_tokens: int
 ) -> None:
     for item, prompt in zip(items, prompts, strict=True):
@@ -138,22 +161,27 @@ class _Decoding:
         prompts: list[list[int]],
         how: Sampling,
         emit: Emit,
+        complete: Callable[[int, list[Row]], None],
+        talks: Turning | None = None,
     ) -> None:
+        self.talks = talks
         self.network = policy.network
         self.device = policy.device
         self.names = [one.name for one in begun]
         self.prompts = [[*p, *one.ids] for p, one in zip(prompts, begun, strict=True)]
-        self.how, self.emit = how, emit
+        self.how, self.emit, self.complete = how, emit, complete
+        self.left = [how.group] * len(prompts)
+        """Completions of each prompt that are not finished."""
         self.head, self.after = head_of(self.network)
         self.ends = set(policy.eos_ids)
         self.stops = Stops(policy.tokenizer, how.stop)
         self.rows = [
-            _Row(item, sample, list(one.ids), list(one.logps))
+            Row(item, sample, list(one.ids), list(one.logps))
             for item, one in enumerate(begun)
             for sample in range(how.group)
         ]
         self.waiting = deque(range(len(prompts)))
-        self.live: list[_Row] = []
+        self.live: list[Row] = []
         size = min(max(how.rows, how.group), len(self.rows))
         self.cache = self._cache(size)
         self.hidden: Tensor | None = None
@@ -171,8 +199,8 @@ class _Decoding:
             return RowCache(size, how.max_tokens, stems, height, self.device)
         return RowCache(size, height + how.max_tokens, 0, 0, self.device)
 
-    def run(self) -> list[_Row]:
-        """All rows, finished, in order of item and sample."""
+    def run(self) -> None:
+        """Draw all rows to their end; `complete` hears of each prompt whose rows are finished."""
         while self.waiting or self.live:
             if self._room():
                 self._admit()
@@ -180,7 +208,6 @@ class _Decoding:
             tokens = self._leave(tokens)
             if self.live:
                 self._forward(tokens)
-        return self.rows
 
     def _room(self) -> bool:
         """Whether prompts are to come in: a few at a time, since each time costs a forward pass."""
@@ -236,6 +263,8 @@ class _Decoding:
         assert self.hidden is not None
         logits = logits_of(self.head, self.after, self.hidden)
         tokens, logps = draw(logits, uniforms, how.temperature, how.top_p)
+        if self.talks is not None:
+            tokens = self.talks.read(self.live, tokens)
         for row, token, logp in zip(self.live, tokens.tolist(), logps.tolist(), strict=True):
             if not row.done:
                 row.ids.append(token)
@@ -246,8 +275,7 @@ class _Decoding:
         """Finished rows leave the cache; the tokens of those that stay."""
         for row in self.live:
             if not row.done and self._ended(row):
-                row.done = True
-                self.finished += 1
+                self._finish(row)
         going = [number for number, row in enumerate(self.live) if not row.done]
         self._tell(last=not going and not self.waiting)
         if len(going) == len(self.live) or (going and not self.how.compact):
@@ -258,7 +286,17 @@ class _Decoding:
             self.hidden = None
         return tokens[torch.tensor(order, dtype=torch.long, device=self.device)]
 
-    def _ended(self, row: _Row) -> bool:
+    def _finish(self, row: Row) -> None:
+        row.done = True
+        self.finished += 1
+        self.left[row.item] -= 1
+        if not self.left[row.item]:
+            group = self.how.group
+            self.complete(row.item, self.rows[row.item * group : (row.item + 1) * group])
+
+    def _ended(self, row: Row) -> bool:
+        if self.talks is not None:
+            return self.talks.ended(row)
         if row.ids[-1] in self.ends or self.stops.met(row.ids):
             return True
         row.truncated = len(row.ids) == self.how.max_tokens
@@ -278,8 +316,8 @@ class _Decoding:
             self.hidden = self._body(tokens[:, None], places[:, None])[:, 0]
 
 
-def _completion(
-    policy: Policy, item: Item, prompt: list[int], row: _Row, how: Sampling
+def completion_of(
+    policy: Policy, item: Item, prompt: list[int], row: Row, how: Sampling
 ) -> Completion:
     text = decoded(policy.tokenizer, row.ids)
     cuts = [at for stop in how.stop if (at := text.find(stop)) >= 0]

@@ -141,7 +141,7 @@ def layout_of(
         of_tokens = [int(step) for example in examples for step in example.tokens["step"]]
         steps = torch.tensor(of_tokens, device=device)
     return Layout.from_lengths(
-        [len(example.completion) for example in examples],
+        [example.counted for example in examples],
         [example.group for example in examples],
         formula.on == "Preferences",
         device,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from grape.runtime.errors import StageError
 LARGEST = 8 * 1024**2
 """Bytes of one answer; a server that sends more is cut off."""
 LONGEST_WAIT = 30.0
+CHAT = "/chat/completions"
 _OPTIONAL = ("response_format", "temperature", "seed")
 """Fields that a judge can go without where a server refuses them."""
 
@@ -61,11 +63,35 @@ class Client:
     def chat(self, body: dict[str, Any]) -> dict[str, Any] | Failed:
         """The first choice of a completion, or why there is none. Raises StageError where no
         question will ever be answered: a refused key, an address or a model that is not there."""
+        return self._asked(CHAT, body, self._choice)
+
+    def drawn(self, body: dict[str, Any]) -> dict[str, Any] | Failed:
+        """A completion with its token ids and log-probs, for `prompt` or `messages`. Raises
+        StageError as `chat` does, and for a server that gives text alone (G922)."""
+        asked = {**body, "return_token_ids": True, "include_stop_str_in_output": True}
+        if "messages" in body:
+            return self._asked(CHAT, {**asked, "logprobs": True}, self._tokens)
+        return self._asked("/completions", {**asked, "logprobs": 1}, self._tokens)
+
+    def _tokens(self, document: Any) -> dict[str, Any]:
+        found = drawn_tokens(document)
+        if isinstance(found, str):
+            raise StageError(
+                f"G922: {self._name} gave {found}, and text is never tokenised again",
+                hint="a server that knows `return_token_ids` does (vLLM); else leave `tokens` out: "
+                "its texts can be imitated or paired (`grape explain G922`)",
+                code="G922",
+            )
+        return found
+
+    def _asked(
+        self, path: str, body: dict[str, Any], read: Callable[[Any], dict[str, Any]]
+    ) -> dict[str, Any] | Failed:
         reason = "was not asked"
         attempt = 0
         while attempt <= self.served.retries:
             try:
-                return self._choice(self._send(body))
+                return read(self._send(path, body))
             except _Again as again:
                 reason = again.reason
                 wait = again.after or self.pause * 2**attempt  # "at once" would be too soon
@@ -83,10 +109,10 @@ class Client:
     def _name(self) -> str:
         return urlsplit(self.served.url).netloc
 
-    def _send(self, body: dict[str, Any]) -> Any:
+    def _send(self, path: str, body: dict[str, Any]) -> Any:
         sent = {name: value for name, value in body.items() if name not in self.dropped}
         self._wait_turn()
-        status, headers, text = self._post(sent)
+        status, headers, text = self._post(path, sent)
         if status == 200:
             try:
                 return json.loads(text)
@@ -101,11 +127,11 @@ class Client:
             self._drop(body, sent, text)
         raise _Refused(f"{self._name} answered {status}: {self._clean(text)}")
 
-    def _post(self, body: dict[str, Any]) -> tuple[int, httpx.Headers, str]:
+    def _post(self, path: str, body: dict[str, Any]) -> tuple[int, httpx.Headers, str]:
         """Status, headers and text. The time limit is on the whole answer, so that a server that
         sends a byte now and then is late too."""
         end = time.monotonic() + self.served.timeout
-        url = self.served.url.rstrip("/") + "/chat/completions"
+        url = self.served.url.rstrip("/") + path
         late = f"did not answer within {self.served.timeout:g} seconds"
         try:
             with self._http.stream("POST", url, json=body) as response:
@@ -191,6 +217,32 @@ def _message(text: str) -> str:
         if isinstance(found, dict) and name in found:
             found = found[name]
     return found if isinstance(found, str) else text
+
+
+def drawn_tokens(document: Any) -> dict[str, Any] | str:
+    """The tokens of an answer as vLLM's server writes them: `prompt_ids`, `ids`, `logps`, `text`
+    and whether it was `cut`; or what is missing."""
+    try:
+        choice = document["choices"][0]
+        ids = choice.get("token_ids")
+        prompt = choice.get("prompt_token_ids") or document.get("prompt_token_ids")
+        told = choice.get("logprobs") or {}
+        logps = told.get("token_logprobs")
+        if logps is None:
+            logps = [entry["logprob"] for entry in told.get("content") or ()]
+        text = choice["text"] if "text" in choice else choice["message"]["content"]
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return "an answer that cannot be read"
+    if not _numbers(ids, int) or not _numbers(prompt, int):
+        return "no token ids"
+    if not _numbers(logps, (int, float)) or len(logps) != len(ids):
+        return "no log-prob for each token"
+    cut = choice.get("finish_reason") == "length"
+    return {"prompt_ids": prompt, "ids": ids, "logps": logps, "text": text or "", "cut": cut}
+
+
+def _numbers(value: object, kind: type | tuple[type, ...]) -> bool:
+    return bool(value) and isinstance(value, list) and all(isinstance(x, kind) for x in value)
 
 
 class _Dropped(Exception):

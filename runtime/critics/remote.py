@@ -80,6 +80,13 @@ def texts_of(
         client.close()
 
 
+def answer_of(client: Client, question: Question, memory: Path) -> Answer:
+    """The remembered answer to a question, else the one that the server gives now."""
+    asked = Asked(_body(client.served, question), partial(_judges, question))
+    text = _text(client, asked, memory)
+    return text if isinstance(text, Failed) else read_answer(question, text)
+
+
 def _text(client: Client, request: Asked, memory: Path) -> str | Failed:
     place = memory / f"{digest([client.served.url, request.body])}.json"
     known = _recall(place)

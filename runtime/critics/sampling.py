@@ -1,13 +1,14 @@
-"""Completions from a served model: text without tokens, so that they can be imitated or paired,
-never trained on by their log-probabilities."""
+"""Completions from a served model: text alone, which can be imitated or paired, or with `tokens`
+the ids and log-probs that its server gives, which a formula may learn from."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from grape.compiler.types import SERVER
 from grape.runtime.artifacts import Completion, Item, Rollouts
 from grape.runtime.context import Emit
 from grape.runtime.critics.questions import Failed
@@ -27,8 +28,10 @@ def generate_served(
     seed: int,
     round: int,
     emit: Emit,
+    finished: Callable[[Sequence[Completion]], None] | None = None,
 ) -> Rollouts:
-    """`group` completions of each item, in the order of the items. Raises StageError where the
+    """`group` completions of each item, in the order of the items; `finished` hears of each group
+    when it is complete. Raises StageError where the
     server gives no answer: a missing completion is never an empty one."""
     from grape.runtime.critics.client import Client
 
@@ -41,27 +44,56 @@ def generate_served(
         number, sample = divmod(place, group)
         item = items[number]
         draw = hashlib.sha256(f"{seed}/{round}/{item.id}/{sample}".encode()).digest()
-        turns = _turns(item)
-        asked = {"model": served.model, "messages": turns, "seed": int.from_bytes(draw[:4]) >> 1}
-        made = client.chat({**asked, **how})
+        asked: dict[str, Any] = {"model": served.model, "seed": int.from_bytes(draw[:4]) >> 1}
+        if served.tokens:
+            begin = {"prompt": item.prompt} if item.prompt is not None else _messages(item)
+            made = client.drawn({**asked, **begin, **how})
+        else:
+            made = client.chat({**asked, **_messages(item), **how})
         if isinstance(made, Failed):
             raise StageError(f"no completion of item {item.id}: {made.reason}")
-        prompt = item.prompt or "\n".join(str(turn["content"]) for turn in turns)
-        text, cut = made["text"], made["cut"]
-        return Completion(item.id, number, prompt, [], text, [], [], cut, item.answer, item.columns)
+        return _completion(item, number, made, stop)
 
     rows: list[Completion] = []
     pool = ThreadPoolExecutor(served.max_concurrency)
     try:
         for row in pool.map(one, range(len(items) * group)):
             rows.append(row)
+            if finished is not None and len(rows) % group == 0:
+                finished(rows[-group:])
             total = len(items) * group
             emit({"event": "progress", "done": len(rows), "total": total, "unit": "completions"})
     finally:
         pool.shutdown(cancel_futures=True)
         client.close()
-    sampling = {**how, "group": group, "stop": list(stop), "engine": "openai"}
+    sampling = {
+        **how,
+        "group": group,
+        "stop": list(stop),
+        "engine": SERVER if served.tokens else "openai",
+    }
     return Rollouts(rows, sampling, f"{served.url} {served.model}")
+
+
+def _completion(item: Item, group: int, made: dict[str, Any], stop: Sequence[str]) -> Completion:
+    text, turns = made["text"], _turns(item)
+    cuts = [at for word in stop if (at := text.find(word)) >= 0]
+    return Completion(
+        item=item.id,
+        group=group,
+        prompt=item.prompt or "\n".join(str(turn["content"]) for turn in turns),
+        prompt_ids=made.get("prompt_ids", []),
+        text=text[: min(cuts)] if cuts else text,
+        ids=made.get("ids", []),
+        logps=made.get("logps", []),
+        truncated=made["cut"],
+        answer=item.answer,
+        columns=item.columns,
+    )
+
+
+def _messages(item: Item) -> dict[str, Any]:
+    return {"messages": _turns(item)}
 
 
 def completions_of(model: Any, items: Sequence[Item], **how: Any) -> Rollouts:

@@ -26,6 +26,7 @@ class Served:
     requests_per_minute: int | None
     max_concurrency: int
     max_tokens: int
+    tokens: bool = False
 
     def key(self) -> str | None:
         """The key, read when it is needed. Raises StageError when its variable is not set."""

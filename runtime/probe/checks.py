@@ -18,6 +18,7 @@ from grape.compiler.hygiene.walk import (
     scopes_of,
     setting_span,
 )
+from grape.compiler.tools import sources
 from grape.dsl import ast
 from grape.dsl.findings import Finding, Label
 from grape.dsl.source import Span
@@ -94,21 +95,28 @@ def _stage(scope: Scope, declared: ast.PipelineDecl, facts: Facts) -> Iterator[F
         if model is not None:
             yield from check_prompts(scope, declared, *found, model)
         if stage.reward is not None:
-            yield from _judged(scope, declared, *found, facts)
+            yield from _judged(scope, declared, *found, facts, stage)
     elif stage.verb in ("score", "revise"):
         for sampler in samplers(stage, scope.local):
             inner = Scope(sampler, scope.local, scope.repeat)
             found = _rows(inner, "prompts", facts)
             if found is not None:
-                yield from _judged(scope, declared, *found, facts)
+                yield from _judged(scope, declared, *found, facts, sampler)
             return
 
 
 def _judged(
-    scope: Scope, declared: ast.PipelineDecl, data: Stage, items: list[Item], facts: Facts
+    scope: Scope,
+    declared: ast.PipelineDecl,
+    data: Stage,
+    items: list[Item],
+    facts: Facts,
+    sampler: Stage,
 ) -> Iterator[Finding]:
-    wrong = list(check_columns(scope.stage, declared, data, items, facts.project))
-    wrong = wrong or list(check_shown(scope.stage, declared, data, items))
+    talks = bool(sources(sampler.settings))
+    stage, project = scope.stage, facts.project
+    wrong = list(check_columns(stage, declared, data, items, project, talks=talks))
+    wrong = wrong or list(check_shown(stage, declared, data, items))
     yield from wrong or check_reward(scope.stage, declared, data, items, facts.project)
 
 
@@ -213,6 +221,9 @@ def _packages(stage: Stage, declared: ast.PipelineDecl) -> Iterator[Finding]:
     elif stage.verb == "train" and settings["adapter"] and find_spec("peft") is None:
         span = setting_span(stage, declared, "adapter")
         needed = ("peft", "peft", "`lora`", span)
+    elif settings.get("engine") == "vllm" and find_spec("vllm") is None:
+        span = setting_span(stage, declared, "engine")
+        needed = ("vllm", "grape-lang[vllm]", '`engine = "vllm"`', span)
     elif str(settings.get("source", "")).endswith(".gguf") and find_spec("gguf") is None:
         needed = ("gguf", "gguf", "a `.gguf` model", stage.span)
     if needed is not None:

@@ -27,11 +27,19 @@ TRIED = 16
 
 
 def check_columns(
-    stage: Stage, declared: ast.PipelineDecl, data: Stage, items: list[Item], project: Path
+    stage: Stage,
+    declared: ast.PipelineDecl,
+    data: Stage,
+    items: list[Item],
+    project: Path,
+    *,
+    talks: bool = False,
 ) -> Iterator[Finding]:
-    """G420: arguments of a Python reward that the data does not have."""
+    """G420: arguments of a Python reward that neither the data has nor, where the completions are
+    of several turns, their sampler."""
     assert stage.reward is not None
     known = [*(items[0].columns if items else ()), "prompt", "answer"]
+    known += ["transcript"] if talks else []
     for node in walk(stage.reward):
         if node["op"] != "call" or node["name"] != "python":
             continue

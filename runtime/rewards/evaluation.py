@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grape.compiler.rewards import judge_port
 from grape.runtime.artifacts import Completion, Rollouts
-from grape.runtime.context import Emit
 from grape.runtime.errors import StageError
 from grape.runtime.rewards import text
 from grape.runtime.rewards.clock import Late, Pace, within_seconds
 from grape.runtime.rewards.python import one_line, place_in, python
 from grape.runtime.rewards.text import Scorer
 from grape.runtime.rewards.verifier import verifier
+
+if TYPE_CHECKING:
+    from grape.runtime.context import Emit
 
 Node = Mapping[str, Any]
 Scored = tuple[float, dict[str, float]]
@@ -79,7 +81,7 @@ OPERATORS: dict[str, Callable[..., float]] = {
 
 
 @dataclass(slots=True)
-class _Failure(Exception):
+class Failure(Exception):
     """A reward that gave no number for a completion."""
 
     part: str
@@ -87,13 +89,78 @@ class _Failure(Exception):
 
 
 @dataclass(slots=True)
-class _Scoring:
+class Scoring:
     """What is the same for all completions of one call."""
 
     scorers: dict[str, Scorer]
     files: dict[str, Path]
     timeout: float
     retries: int = 0
+
+
+Outcome = tuple[float | Failure, dict[str, float]]
+"""A reward, or why there is none, and the parts that are known."""
+Known = Callable[[Node, Completion], Outcome | None]
+"""Outcomes that were found before; None for one that was not."""
+
+
+def prepared(
+    expression: Node,
+    rollouts: Rollouts,
+    project: Path,
+    timeout: float,
+    retries: int,
+    models: Node | None = None,
+) -> Scoring:
+    """The rewards of an expression, loaded. Raises StageError when one cannot be used."""
+    nodes = [node for node in walk(expression) if node["op"] == "call"]
+    return Scoring(
+        {
+            node["part"]: BUILTINS[node["name"]](_params(node, models or {}), rollouts, project)
+            for node in nodes
+        },
+        {
+            node["part"]: project / node["params"]["source"].partition(":")[0]
+            for node in nodes
+            if node["name"] == "python"
+        },
+        timeout,
+        retries,
+    )
+
+
+def outcome_of(expression: Node, row: Completion, scoring: Scoring) -> Outcome:
+    """Reward and parts of a completion, or why its reward failed."""
+    parts: dict[str, float] = {}
+    try:
+        return _row(expression, row, parts, scoring), parts
+    except Failure as failure:
+        return failure, parts
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A Python reward by itself, to be called as a stage would call it."""
+
+    node: Node
+    project: Path
+    timeout: float
+    retries: int = 0
+    _scoring: list[Scoring] = field(default_factory=list)
+
+    def failure(self, row: Completion) -> str | None:
+        """Why it gives no number for a completion; None when it does. Raises StageError when it
+        cannot be used at all."""
+        if not self._scoring:  # loaded once, as in a stage
+            params, part = self.node["params"], self.node["part"]
+            file = self.project / params["source"].partition(":")[0]
+            scorers = {part: python(params, self.project)}
+            self._scoring.append(Scoring(scorers, {part: file}, self.timeout, self.retries))
+        try:
+            _call(self.node, row, self._scoring[0])
+        except Failure as failure:
+            return failure.reason
+        return None
 
 
 def score_rollouts(
@@ -107,44 +174,38 @@ def score_rollouts(
     retries: int = 0,
     calls_per_minute: int | None = None,
     models: Node | None = None,
+    known: Known | None = None,
 ) -> list[Scored]:
     """Reward and parts of every row, in order.
 
     `on_error` is "stop" or the number that a sample gets whose reward fails; `timeout` is seconds
     for one built-in or Python reward of one completion, which is asked `retries` times more when
     it fails; at most `calls_per_minute` completions are begun in a minute. `models` are the
-    inputs that `classifier` may ask, by port. Raises StageError when a reward cannot be used at
-    all, and on the first failing sample with "stop".
+    inputs that `classifier` may ask, by port; `known` gives what was found while others were drawn.
+    Raises StageError when a reward cannot be used at all, and on
+    the first failing sample with "stop".
     """
-    nodes = [node for node in _walk(expression) if node["op"] == "call"]
-    labels = [node["part"] for node in _walk(expression) if "part" in node]
-    scoring = _Scoring(
-        {
-            node["part"]: BUILTINS[node["name"]](_params(node, models or {}), rollouts, project)
-            for node in nodes
-        },
-        {
-            node["part"]: project / node["params"]["source"].partition(":")[0]
-            for node in nodes
-            if node["name"] == "python"
-        },
-        timeout,
-        retries,
-    )
+    labels = [node["part"] for node in walk(expression) if "part" in node]
+    how = (expression, rollouts, project, timeout, retries, models)
+    scoring = prepared(*how) if known is None or not rollouts.rows else None
     pace = Pace(calls_per_minute)
     made: list[Scored] = []
-    failures: list[_Failure] = []
+    failures: list[Failure] = []
     for row in rollouts.rows:
-        pace.wait()
-        parts: dict[str, float] = {}
-        try:
-            made.append((_row(expression, row, parts, scoring), parts))
-        except _Failure as failure:
+        outcome = known(expression, row) if known is not None else None
+        if outcome is None:
+            scoring = scoring or prepared(*how)
+            pace.wait()
+            outcome = outcome_of(expression, row, scoring)
+        found, parts = outcome
+        if isinstance(found, Failure):
             if on_error == "stop":
-                raise _stopped(failure, row) from None
-            failures.append(failure)
+                raise _stopped(found, row)
+            failures.append(found)
             number = float(on_error)
             made.append((number, {label: parts.get(label, number) for label in labels}))
+        else:
+            made.append((found, parts))
     if failures:
         first = failures[0]
         emit(
@@ -164,22 +225,22 @@ def _params(node: Node, models: Node) -> Node:
     return node["params"] if port is None else {**node["params"], "source": models[port]}
 
 
-def _walk(node: Node) -> Iterator[Node]:
+def walk(node: Node) -> Iterator[Node]:
     yield node
     for child in (*node.get("args", ()), *([node["value"]] if node["op"] == "part" else ())):
-        yield from _walk(child)
+        yield from walk(child)
 
 
-def _row(expression: Node, row: Completion, parts: dict[str, float], scoring: _Scoring) -> float:
+def _row(expression: Node, row: Completion, parts: dict[str, float], scoring: Scoring) -> float:
     """The reward; `parts` is filled with every part, also of the branches that do not count."""
     total = _value(expression, row, parts, scoring)
-    for node in _walk(expression):
+    for node in walk(expression):
         if "part" in node and node["part"] not in parts:
             _value(node, row, parts, scoring)
     return _finite(total, "the reward")
 
 
-def _value(node: Node, row: Completion, parts: dict[str, float], scoring: _Scoring) -> float:
+def _value(node: Node, row: Completion, parts: dict[str, float], scoring: Scoring) -> float:
     match node["op"]:
         case "number":
             return float(node["value"])
@@ -200,21 +261,21 @@ def _value(node: Node, row: Completion, parts: dict[str, float], scoring: _Scori
         return _finite(OPERATORS[node["op"]](*args), "the reward")
     except (ZeroDivisionError, OverflowError, ValueError) as error:
         shown = ", ".join(f"{arg:g}" for arg in args)
-        raise _Failure(
+        raise Failure(
             "the reward", f"cannot compute `{node['op']}` of {shown}: {one_line(error)}"
         ) from None
 
 
-def _call(node: Node, row: Completion, scoring: _Scoring) -> float:
+def _call(node: Node, row: Completion, scoring: Scoring) -> float:
     for _ in range(scoring.retries):
         try:
             return _called(node, row, scoring)
-        except _Failure:
+        except Failure:
             continue
     return _called(node, row, scoring)
 
 
-def _called(node: Node, row: Completion, scoring: _Scoring) -> float:
+def _called(node: Node, row: Completion, scoring: Scoring) -> float:
     part = node["part"]
     name = node["params"]["source"] if node["name"] == "python" else part
     scorer = scoring.scorers[part]
@@ -223,10 +284,10 @@ def _called(node: Node, row: Completion, scoring: _Scoring) -> float:
     except StageError:
         raise
     except Late:
-        raise _Failure(name, f"took longer than {scoring.timeout:g} seconds") from None
+        raise Failure(name, f"took longer than {scoring.timeout:g} seconds") from None
     except (Exception, SystemExit) as error:  # the user's code can raise anything
         place = place_in(error, scoring.files[part]) if part in scoring.files else ""
-        raise _Failure(name, f"failed with {one_line(error)}{place}") from None
+        raise Failure(name, f"failed with {one_line(error)}{place}") from None
     return _finite(value, name)
 
 
@@ -234,17 +295,23 @@ def _finite(value: object, part: str) -> float:
     """A bool, an int or a float that is a finite number, as a float."""
     number = value.item() if hasattr(value, "item") and not hasattr(value, "__len__") else value
     if not isinstance(number, (bool, int, float)):
-        raise _Failure(part, f"gave {_shown(value)}, which is no number")
+        raise Failure(part, f"gave {_shown(value)}")
     if not math.isfinite(number):
-        raise _Failure(part, f"gave {float(number)}, which is no finite number")
+        raise Failure(part, f"gave {float(number)}, which is no finite number")
     return float(number)
 
 
 def _shown(value: object) -> str:
-    return "nothing (None)" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
+    if value is None:
+        return "nothing (None), which is no number"
+    shown = f"{type(value).__name__} {str(value)[:40]!r}"
+    if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__len__"):
+        return f"{shown}, which is no number"
+    many = f"{len(value)} value{'' if len(value) == 1 else 's'}"
+    return f"{many} ({shown}) where one completion gets one number"
 
 
-def _stopped(failure: _Failure, row: Completion) -> StageError:
+def _stopped(failure: Failure, row: Completion) -> StageError:
     name = failure.part if failure.part.startswith("the ") else f"the reward `{failure.part}`"
     return StageError(
         f"G903: {name} {failure.reason}\n"

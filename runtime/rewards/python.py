@@ -24,7 +24,7 @@ def python(params: Mapping[str, Any], project: Path) -> Scorer:
     """Load the function and check its signature. Raises StageError when it cannot be used."""
     source: str = params["source"]
     path, _, name = source.partition(":")
-    function = _load(project / path, path, name)
+    function = load_function(project / path, path, name)
     signature = inspect.signature(function)
     takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     first, wanted, optional = _arguments(signature, source)
@@ -47,10 +47,12 @@ def python(params: Mapping[str, Any], project: Path) -> Scorer:
     return scorer
 
 
-def _load(file: Path, path: str, name: str) -> Callable[..., Any]:
+def load_function(file: Path, path: str, name: str, what: str = "reward") -> Callable[..., Any]:
+    """A function of a Python file of the project; `path` is how messages call the file. Raises
+    StageError when there is none, or the file cannot be loaded."""
     if not file.is_file():
-        raise StageError(f"there is no file `{path}` with the reward `{name}`")
-    spec = importlib.util.spec_from_file_location(f"grape_reward_{file.stem}", file)
+        raise StageError(f"there is no file `{path}` with the {what} `{name}`")
+    spec = importlib.util.spec_from_file_location(f"grape_{what}_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickling look a module up by name

@@ -101,7 +101,7 @@ def regex(params: Mapping[str, Any]) -> Scorer:
 _UNITS: dict[str, Callable[[Completion], int]] = {
     "characters": lambda row: len(row.text),
     "words": lambda row: len(row.text.split()),
-    "tokens": lambda row: len(row.ids),
+    "tokens": lambda row: row.drawn,
 }
 
 

@@ -25,7 +25,13 @@ def run(context: Context, inputs: dict[str, Any]) -> Demos:
 
 def _demo(row: Completion) -> Demo:
     """Without ids where a served model wrote the text."""
-    return Demo(row.prompt, row.text, list(row.prompt_ids) or None, list(row.ids) or None)
+    return Demo(
+        row.prompt,
+        row.text,
+        list(row.prompt_ids) or None,
+        list(row.ids) or None,
+        observed=row.observed,
+    )
 
 
 def _why(threshold: float | None) -> str:

@@ -9,6 +9,7 @@ from grape.runtime.artifacts import Completion, Data, Report, Score
 from grape.runtime.context import Context
 from grape.runtime.critics.sampling import completions_of
 from grape.runtime.stats import mean_ci95
+from grape.runtime.verbs.sample import conversing
 from grape.runtime.verbs.score import with_rewards
 from grape.runtime.verbs.selection import by_group, reward_of
 
@@ -22,7 +23,9 @@ def run(context: Context, inputs: dict[str, Any]) -> Report:
     settings = context.stage.settings
     data: Data = inputs["prompts"]
     items = data.view(context.stage.inputs["prompts"].view)[: settings["prompts"]]
-    rollouts = completions_of(
+    sampler = settings.get("sampler")
+    draw = conversing(context.project, sampler) if sampler else completions_of
+    rollouts = draw(
         inputs["model"],
         items,
         group=settings["group"],
@@ -56,6 +59,7 @@ def _score(group: list[Completion]) -> Score:
         truncated=[row.truncated for row in group],
         category=first.category,
         confidences=_values([row.confidences for row in group]),
+        turns=[row.turns for row in group] if first.turns else [],
     )
 
 

@@ -23,7 +23,7 @@ _EPS = 1e-4
 
 SEQUENCE: dict[str, Callable[[Completion], float]] = {
     "reward": reward_of,
-    "length": lambda row: float(len(row.ids)),
+    "length": lambda row: float(row.drawn),
     "truncated": lambda row: float(row.truncated),
 }
 """Quantities with one number for each completion; `reward.PART` beside them."""
@@ -172,7 +172,7 @@ def _passes(formula: Formula, rows: list[Completion]) -> list[bool]:
 
     steps = [step for row in rows for step in row.numbered_steps()]
     layout = Layout.from_lengths(
-        [len(row.ids) for row in rows],
+        [row.drawn for row in rows],
         [row.group for row in rows],
         steps=torch.tensor(steps) if Level.STEP in formula.index_sets else None,
         subgroups={

@@ -62,4 +62,6 @@ def _preference(better: Completion, worse: Completion) -> Preference:
         prompt_ids=list(better.prompt_ids),
         chosen_ids=list(better.ids),
         rejected_ids=list(worse.ids),
+        chosen_observed=better.observed,
+        rejected_observed=worse.observed,
     )

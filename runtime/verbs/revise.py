@@ -104,6 +104,7 @@ def _preferences(context: Context, pairs: Pairs) -> list[Preference]:
 def _preference(old: Completion, new: Completion) -> Preference:
     """Without ids where a served model wrote one of them."""
     tokens = bool(old.ids and new.ids)
+    read = list(old.observed) if tokens else []
     return Preference(
         new.prompt,
         new.text,
@@ -112,6 +113,7 @@ def _preference(old: Completion, new: Completion) -> Preference:
         prompt_ids=list(new.prompt_ids) if tokens else None,
         chosen_ids=list(new.ids) if tokens else None,
         rejected_ids=list(old.ids) if tokens else None,
+        rejected_observed=read,
     )
 
 
@@ -154,7 +156,17 @@ def _tell(context: Context, count: int, told: int, pairs: Pairs, seconds: float)
 
 def _shown(context: Context, pairs: Pairs) -> dict[str, Any]:
     """The first revisions of a round, each after what it revises, for people."""
-    names = ("prompt", "answer", "text", "reward", "parts", "truncated", "critique", "revises")
+    names = (
+        "prompt",
+        "answer",
+        "text",
+        "reward",
+        "parts",
+        "truncated",
+        "turns",
+        "critique",
+        "revises",
+    )
     rows = [{name: getattr(row, name) for name in names} for pair in pairs[:4] for row in pair]
     head = {"event": "samples", "stage": context.stage.name, "round": context.round}
     return {**head, "rows": rows}

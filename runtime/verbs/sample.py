@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from grape.runtime import curriculum
@@ -59,7 +61,11 @@ def rates_of(context: Context) -> curriculum.Rates:
 
 
 def of_sizes(
-    model: Any, items: Sequence[Item], sizes: Sequence[int], how: dict[str, Any]
+    draw: Callable[..., Rollouts],
+    model: Any,
+    items: Sequence[Item],
+    sizes: Sequence[int],
+    how: dict[str, Any],
 ) -> Rollouts:
     """So many completions of each item, in the order of the items."""
     parts: list[Rollouts] = []
@@ -67,7 +73,7 @@ def of_sizes(
     for size in sorted(set(sizes)):
         places = [place for place, wanted in enumerate(sizes) if wanted == size]
         some = [items[place] for place in places]
-        parts.append(completions_of(model, some, **{**how, "group": size}))
+        parts.append(draw(model, some, **{**how, "group": size}))
         rows += [replace(row, group=places[row.group]) for row in parts[-1].rows]
     rows.sort(key=lambda row: row.group)
     sampling = {**parts[0].sampling, "group": how["group"]}
@@ -87,10 +93,35 @@ def grown(
     return grow(model, items, sampler, how)
 
 
+def conversing(project: Path, sampler: dict[str, Any]) -> Callable[..., Rollouts]:
+    """Draws completions of several turns; called like `completions_of`."""
+    from grape.runtime.core.turns import conversed
+
+    return lambda model, items, **how: conversed(model, items, sampler, how, project)
+
+
+def drawing(context: Context) -> Callable[..., Rollouts]:
+    """What draws the completions of a stage; called like `completions_of`."""
+    settings = context.stage.settings
+    if settings["sampler"] and settings["sampler"]["kind"] == "turns":
+        return conversing(context.project, settings["sampler"])
+    if settings["engine"] == "transformers":
+        return completions_of
+    from grape.runtime.core.engines import drawn_by, engine_of
+
+    return partial(drawn_by, engine_of(context))
+
+
 def derived(seed: int, *what: object) -> int:
     """A seed for a purpose of its own: completions of a prompt that comes twice must differ."""
     text = "/".join(map(str, (seed, *what)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+
+
+def _hearer(context: Context, data: Data) -> Callable[[Sequence[Completion]], None] | None:
+    """Who hears of every group as soon as it is finished."""
+    tell, turn = context.finished, (context.round, context.attempt)
+    return None if tell is None else lambda rows: tell(rows, data.environment, turn)
 
 
 def run(context: Context, inputs: dict[str, object]) -> Rollouts:
@@ -115,15 +146,18 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
     }
     how |= {"seed": seed, "round": context.round, "emit": emit}
     least = (settings["curriculum"] or {}).get("least")
-    if settings["sampler"]:
+    sampler = settings["sampler"]
+    draw = drawing(context)
+    if sampler and sampler["kind"] != "turns":
         rollouts = grown(model, chosen, settings["sampler"], how)
     elif least is not None:
         sizes = curriculum.budget(chosen, least, settings["group"], rates_of(context))
-        rollouts = of_sizes(model, chosen, sizes, how)
+        rollouts = of_sizes(draw, model, chosen, sizes, how)
     else:
-        rollouts = completions_of(model, chosen, **how)
+        overlaps = {"finished": _hearer(context, data)} if draw is completions_of else {}
+        rollouts = draw(model, chosen, **how, **overlaps)
     rollouts.environment = data.environment
     if settings["greedy"]:
         likeliest = {**how, "group": 1, "temperature": 0.0}
-        rollouts.companions = completions_of(model, chosen, **likeliest).rows
+        rollouts.companions = draw(model, chosen, **likeliest).rows
     return rollouts

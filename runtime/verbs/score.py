@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from grape.runtime.artifacts import Rollouts
-from grape.runtime.context import Context
+from grape.runtime.context import Context, answers_of
 from grape.runtime.errors import StageError
 from grape.runtime.nodes import node_values
 from grape.runtime.rewards.evaluation import score_rollouts
@@ -68,7 +68,7 @@ def _with_baseline(context: Context, scored: Rollouts, inputs: dict[str, Any]) -
 def _shown(context: Context, scored: Rollouts) -> dict[str, Any]:
     """The first group of a round, for people: a repeat keeps no rollouts."""
     first = [row for row in scored.rows if row.group == scored.rows[0].group]
-    names = ("prompt", "answer", "text", "reward", "parts", "truncated")
+    names = ("prompt", "answer", "text", "reward", "parts", "truncated", "turns")
     rows = [{name: getattr(row, name) for name in names} for row in first]
     return {
         "event": "samples",
@@ -97,6 +97,7 @@ def with_rewards(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -
         calls_per_minute=context.stage.settings.get("calls_per_minute"),
         emit=context.emit,
         models=inputs,
+        known=context.apart.outcome if context.apart is not None else None,
     )
     rows = [
         replace(row, reward=reward, parts=parts)
@@ -127,8 +128,9 @@ def scoring_of(context: Context, inputs: dict[str, Any]) -> Scoring:
         calls_per_minute=settings["calls_per_minute"],
         emit=context.emit,
         critics=inputs,
-        answers=context.work.parents[1] / "answers",  # beside the stages' work, in the store
+        answers=answers_of(context.work),
         memory=context.state.setdefault("memory", {}),
+        apart=context.apart,
     )
 
 
@@ -143,7 +145,7 @@ def reward_metrics(rollouts: Rollouts) -> dict[str, float]:
     return {
         "reward": fmean(row.reward for row in rows if row.reward is not None),
         **parts,
-        **({"length": fmean(len(row.ids) for row in rows)} if rows[0].ids else {}),
+        **({"length": fmean(row.drawn for row in rows)} if rows[0].ids else {}),
         "truncated": fmean(row.truncated for row in rows),
     }
 

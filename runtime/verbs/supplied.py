@@ -59,7 +59,7 @@ class Supplied:
             if name in needs:
                 model = self._other(port)
                 self.given[name] = logprobs(model, examples, how, temperature=temperature)
-        ends = torch.cumsum(torch.tensor([len(one.completion) for one in examples]), 0)
+        ends = torch.cumsum(torch.tensor([one.counted for one in examples]), 0)
         self.ends: list[int] = ends.tolist()
 
     def _other(self, port: str) -> Policy:
@@ -69,8 +69,10 @@ class Supplied:
         return model
 
     def before(self, policy: Policy) -> None:
-        """Note what the formula wants to know of the policy as it is now."""
-        wanted = [now for name, now in _BEFORE.items() if name in self.needs]
+        """Note what the formula wants to know of the policy as it is now, and the examples do not
+        hold."""
+        known = self.examples[0].tokens
+        wanted = [now for name, now in _BEFORE.items() if name in self.needs and name not in known]
         if not wanted:
             return
         temperature = self.temperature
@@ -89,7 +91,7 @@ class Supplied:
     ) -> Known:
         """What is known of some of the examples before a step of the policy; what is random about
         it is a function of `draw`."""
-        lengths = [len(self.examples[member].completion) for member in members]
+        lengths = [self.examples[member].counted for member in members]
         starts = [self.ends[member] - n for member, n in zip(members, lengths, strict=True)]
         spans = [torch.arange(at, at + n) for at, n in zip(starts, lengths, strict=True)]
         places = torch.cat(spans)
@@ -108,14 +110,14 @@ class Supplied:
         """The summed log-ratio [S] of each next row's completion after this row's prompt."""
         rows = [self.examples[member] for member in members]
         mixed = [
-            replace(row, completion=other.completion)
+            replace(row, completion=other.completion, observed=other.observed)
             for row, other in zip(rows, [*rows[1:], *rows[:1]], strict=True)
         ]
         own, reference = (
             logprobs(model, mixed, self.how, temperature=self.temperature)
             for model in (policy, self._other("reference"))
         )
-        lengths = [len(row.completion) for row in mixed]
+        lengths = [row.counted for row in mixed]
         return torch.stack([part.sum() for part in torch.split(own - reference, lengths)])
 
     def _tables(self, examples: Sequence[Example]) -> dict[str, Table]:

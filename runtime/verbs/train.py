@@ -10,14 +10,16 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from grape.compiler.engines import OWN
 from grape.compiler.formula.ir import Formula
+from grape.compiler.types import SERVER
 from grape.runtime import contracts
 from grape.runtime.artifacts import Data, Demos, Preferences, Rollouts
 from grape.runtime.context import Context
@@ -43,6 +45,7 @@ class Trainer:
     settings: dict[str, Any]
     memory: dict[str, float] = field(default_factory=dict)
     """What every `state` of the formula has become; empty before the first update."""
+    watch: contracts.Watch = field(default_factory=contracts.Watch)
 
     def stepping(self, supplied: Supplied, members: Sequence[int], compiled: Compiled) -> Stepping:
         """A step on some of the examples."""
@@ -53,11 +56,14 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint of the repeat keeps; it comes back as `context.state["resume"]`."""
-        return {**self.optimizer.state_dict(), "memory": self.memory}
+        kept = {"memory": self.memory, "watch": self.watch.state_dict()}
+        return {**self.optimizer.state_dict(), **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state)
         self.memory = state.get("memory", {})
+        if "watch" in state:
+            self.watch.load_state_dict(state["watch"])
 
 
 def run(context: Context, inputs: dict[str, Any]) -> Policy:
@@ -66,6 +72,16 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     settings = context.stage.settings
     policy: Policy = inputs["model"]
     examples = examples_of(context, policy, data)
+    assert context.stage.formula is not None
+    weighs = "behavior_logp" in context.stage.formula["needs"]
+    if context.drawn is not None and isinstance(data, Rollouts) and not weighs:
+        if len(_own(examples)) < len(examples):
+            raise StageError(
+                f"`{context.stage.name}` learns from revisions, and with `staleness` nobody knows "
+                "what the weights that drew the rest make of them",
+                hint="use a formula that reads `behavior_logp`, or leave `staleness` out",
+            )
+        examples = [_as_drawn(one) for one in examples]
     contracts.check_targets(context, examples)
     if not examples:
         context.emit({"event": "note", "text": f"{context.stage.name}: nothing to learn from"})
@@ -77,15 +93,15 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     policy = trainer.policy
     temperature = _temperature(data)
     if isinstance(data, Rollouts):
-        _check_rollouts(context, policy, data, examples)
+        _check_rollouts(context, trainer, data, examples)
     formula = Formula.from_json(context.stage.formula or {})
     how = cutting(settings)
     supplied = Supplied(context.stage.name, formula.needs, inputs, examples, how, temperature)
-    if len(batches) > 1 or formula.constraints:
+    if len(batches) > 1 or formula.constraints or context.drawn is not None:
         supplied.before(policy)
     if "ref_logp" in supplied.given and isinstance(data, Rollouts) and _own(examples):
         apart = _of_own(examples, supplied.given["ref_logp"].cpu() - _recorded(examples))
-        _watch(context).reference_gap(context, float((apart.exp() - apart - 1).mean()))
+        trainer.watch.reference_gap(context, float((apart.exp() - apart - 1).mean()))
     resumed = 0
     if context.rounds == 1:
         resumed = load_checkpoint(context.work, policy, trainer)
@@ -105,6 +121,11 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     return policy
 
 
+def _as_drawn(example: Example) -> Example:
+    """With `old_logp` as the weights that drew it saw every token: those of the round before."""
+    return replace(example, tokens={"old_logp": example.tokens["behavior_logp"], **example.tokens})
+
+
 def _members(batch: list[list[int]]) -> list[int]:
     return [member for unit in batch for member in unit]
 
@@ -113,11 +134,6 @@ HEADS = {"value": {"value", "old_value"}, "score": {"score"}}
 """Which head a formula trains, by the quantities that it reads."""
 PROBED = 16
 """Sequences whose log-probabilities are compared before the first update."""
-
-
-def _watch(context: Context) -> contracts.Watch:
-    watch: contracts.Watch = context.state.setdefault("watch", contracts.Watch())
-    return watch
 
 
 def _recorded(examples: list[Example]) -> Tensor:
@@ -135,22 +151,33 @@ def _of_own(examples: list[Example], values: Tensor) -> Tensor:
 
 
 def _check_rollouts(
-    context: Context, policy: Policy, data: Rollouts, examples: list[Example]
+    context: Context, trainer: Trainer, data: Rollouts, examples: list[Example]
 ) -> None:
     """The contracts of rollouts that the formula takes for the model's own."""
+    policy = trainer.policy
     contracts.check_weights(context, data.weights, policy.updates)
     contracts.check_stale(context, [row.weights for row in data.rows], policy.updates)
     assert context.stage.formula is not None
+    engine = str(data.sampling.get("engine", OWN))
+    if engine == SERVER:
+        contracts.check_vocabulary(context, examples, int(policy.network.config.vocab_size))
     whole = data.sampling.get("top_p", 1.0) == 1 and data.sampling.get("temperature", 1.0) > 0
     corrected = "behavior_logp" in context.stage.formula["needs"]
-    if context.round or corrected or not whole or "checked" in context.state:
+    if context.drawn not in (None, policy.updates):
+        return  # older weights drew them, so that a ratio of 1 is not to be expected
+    again = engine == OWN and (context.round or "checked" in context.state)
+    if again or not whole or (corrected and engine in (OWN, SERVER)):
         return
     context.state["checked"] = True
     some = _own(examples)[:PROBED]
     if not some:
         return
     now = logprobs(policy, some, cutting(context.stage.settings), temperature=_temperature(data))
-    contracts.check_first_ratio(context, _recorded(some).tolist(), now.tolist())
+    recorded = _recorded(some).tolist()
+    if engine == "vllm":
+        trainer.watch.engine_gap(context, engine, recorded, now.tolist())
+    else:
+        contracts.check_first_ratio(context, recorded, now.tolist())
 
 
 def _trainer(context: Context, policy: Policy, updates: int) -> Trainer:
@@ -225,7 +252,7 @@ def _update(
     total: int,
 ) -> None:
     start = time.monotonic()
-    watch = _watch(context)
+    watch = trainer.watch
     try:
         step = stepping.run()
     except StageError as error:
@@ -249,7 +276,9 @@ def _update(
         **step.logs,
         **{f"state.{name}": value for name, value in step.memory.items()},
         **dict(_rewards(examples)),
+        **watch.told_next,
     }
+    watch.told_next = {}
     context.emit(metrics)
     watch.update(context, examples, metrics)
     context.emit(
@@ -269,5 +298,5 @@ def _rewards(examples: Sequence[Example]) -> Iterator[tuple[str, float]]:
     if "reward" in examples[0].scalars:
         count = len(examples)
         yield "reward_mean", sum(example.scalars["reward"] for example in examples) / count
-        yield "length_mean", sum(len(example.completion) for example in examples) / count
+        yield "length_mean", sum(example.counted for example in examples) / count
         yield "truncated", sum(example.scalars["truncated"] for example in examples) / count

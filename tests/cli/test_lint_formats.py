@@ -1,8 +1,6 @@
 """`grape lint` for other programs, and fixes that never make a file worse.
 
-No package ships the JSON schema of SARIF, so the part of it that is used is written out here
-after the specification: which properties an object may have, which it must have, which values are
-allowed.
+SARIF is held to its official JSON schema (`tests/schemas`).
 """
 
 from __future__ import annotations
@@ -25,72 +23,33 @@ ROOT = Path(__file__).parents[2]
 BAD = 'grape 1\n\npipeline p() {\n  model b = pretrained("nowhere")\n  stage x = trian(b)\n}\n'
 
 
-def record(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A closed object: the properties that it must and may have."""
-    return {
-        "type": "object",
-        "properties": required | (optional or {}),
-        "required": list(required),
-        "additionalProperties": False,
-    }
-
-
-def several(item: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": item}
-
-
-TEXT = {"type": "string", "minLength": 1}
-COUNT = {"type": "integer", "minimum": 1}
-LEVEL = {"enum": ["none", "note", "warning", "error"]}
-MESSAGE = record({"text": TEXT}, {"markdown": TEXT})
-REGION = record(dict.fromkeys(("startLine", "startColumn", "endLine", "endColumn"), COUNT))
-URI = {"type": "string", "format": "uri-reference", "pattern": r"^[^ \\]+$"}
-ARTIFACT = record({"uri": URI})
-PLACE = {"physicalLocation": record({"artifactLocation": ARTIFACT, "region": REGION})}
-RELATED = record({"id": {"type": "integer", "minimum": 0}, "message": MESSAGE, **PLACE})
-REPLACEMENT = record(
-    {"deletedRegion": REGION, "insertedContent": record({"text": {"type": "string"}})}
+SCHEMA = json.loads((ROOT / "tests" / "schemas" / "sarif-2.1.0.json").read_text(encoding="utf-8"))
+VALIDATOR = jsonschema.Draft202012Validator(
+    SCHEMA, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
 )
-CHANGE = record({"artifactLocation": ARTIFACT, "replacements": several(REPLACEMENT)})
-FIX = record({"artifactChanges": several(CHANGE)}, {"description": MESSAGE})
-RULE = record(
-    {"id": TEXT},
-    {
-        "name": {"type": "string", "pattern": "^[A-Z][A-Za-z0-9]*$"},
-        "shortDescription": MESSAGE,
-        "fullDescription": MESSAGE,
-        "help": MESSAGE,
-        "defaultConfiguration": record({"level": LEVEL}),
-        "properties": {"type": "object"},
-    },
-)
-RESULT = record(
-    {"message": MESSAGE},
-    {
-        "ruleId": TEXT,
-        "ruleIndex": {"type": "integer", "minimum": 0},
-        "level": LEVEL,
-        "locations": several(record(PLACE)),
-        "relatedLocations": several(RELATED),
-        "fixes": several(FIX),
-    },
-)
-DRIVER = record({"name": TEXT}, {"version": TEXT, "rules": several(RULE)})
-RUN = record(
-    {"tool": record({"driver": DRIVER})},
-    {"columnKind": {"enum": ["utf16CodeUnits", "unicodeCodePoints"]}, "results": several(RESULT)},
-)
-SCHEMA = record({"version": {"const": "2.1.0"}, "runs": several(RUN)}, {"$schema": TEXT})
 
 
 def checked(document: Any) -> dict[str, Any]:
-    jsonschema.Draft202012Validator(SCHEMA).validate(document)
+    """The only run of a SARIF document, which agrees with the official schema."""
+    VALIDATOR.validate(document)
     (run,) = document["runs"]
+    for place in _addresses(run):
+        assert re.fullmatch(r"[\w!$&'()*+,;=:@%/.~-]+", place, re.ASCII), place
     rules = run["tool"]["driver"]["rules"]
     for result in run["results"]:
         assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
     assert isinstance(run, dict)
     return run
+
+
+def _addresses(node: Any) -> list[str]:
+    """Every `uri` anywhere in a document; the validator alone does not look into them."""
+    if isinstance(node, list):
+        return [found for item in node for found in _addresses(item)]
+    if not isinstance(node, dict):
+        return []
+    own = [node["uri"]] if "uri" in node else []
+    return own + _addresses(list(node.values()))
 
 
 def test_sarif_says_what_the_lines_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +61,7 @@ def test_sarif_says_what_the_lines_say(tmp_path: Path, capsys: pytest.CaptureFix
     place = run["results"][1]["locations"][0]["physicalLocation"]
     assert place["artifactLocation"]["uri"] == file.as_uri()
     region = {"startLine": 5, "startColumn": 13, "endLine": 5, "endColumn": 18}
-    assert place["region"] == region
+    assert place["region"] == {**region, "snippet": {"text": "trian"}}
     (change,) = run["results"][1]["fixes"][0]["artifactChanges"]
     assert change["replacements"] == [
         {"deletedRegion": region, "insertedContent": {"text": "train"}}
@@ -113,6 +72,69 @@ def test_a_clean_file_is_an_empty_run(capsys: pytest.CaptureFixture[str]) -> Non
     file = ROOT / "pipelines" / "tiny" / "quickstart.grape"
     assert main(["lint", str(file), "--format", "sarif"]) == 0
     assert checked(json.loads(capsys.readouterr().out))["results"] == []
+
+
+def test_every_broken_case_is_valid_sarif(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["lint", "tests/cases/diagnose", "--format", "sarif"]) == 1
+    results = checked(json.loads(capsys.readouterr().out))["results"]
+    assert len(results) > 100
+    assert all(not address.startswith("file:") for address in _addresses(results))
+    for wanted in ("fixes", "relatedLocations"):
+        assert any(wanted in result for result in results), wanted
+
+
+ODD = {
+    "empty.grape": b"",
+    "only the edition.grape": b"grape 1",
+    "no text.grape": b"\xff\xfe\x00\x00",
+    "sub folder #1/lines.grape": b"grape 1\r\n\r\npipeline p() {\r\n  stage x = trian(b)\r\n",
+    "100%/[\u00e9].grape": 'grape 1\n\n# \U0001f347\nmodel = "\U0001f347 \n'.encode(),
+}
+
+
+@pytest.mark.parametrize("start", [".", "absolute", "..", "one by one"])
+def test_odd_files_and_paths_are_valid_sarif(
+    start: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "two words \u00e9"
+    for name, content in ODD.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    monkeypatch.chdir(folder)
+    named = {"absolute": [str(folder)], "one by one": list(ODD), "..": [f"../{folder.name}"]}
+    assert main(["lint", *named.get(start, [start]), "--format", "sarif"]) == 1
+    results = checked(json.loads(capsys.readouterr().out))["results"]
+    assert len(set(_addresses(results))) >= 4
+
+
+def test_what_a_probe_finds_is_valid_sarif(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from grape.dsl.catalogue import entry
+
+    probed = {code for code in codes() if entry(code).depth == "probe"} - {"G432"}  # no package
+    files = []
+    for code in sorted(probed):
+        files.append(f"{code}.grape")
+        (project / files[-1]).write_text(entry(code).bad, encoding="utf-8")
+    monkeypatch.chdir(project)
+    main(["lint", *files, "--probe", "--format", "sarif"])
+    results = checked(json.loads(capsys.readouterr().out))["results"]
+    assert probed <= {result["ruleId"] for result in results}
+
+
+def test_the_schema_refuses_what_is_no_sarif() -> None:
+    span = Span(Source("a.grape", "x\n"), 0, 1)
+    document = as_sarif([Finding("G101", "message", span)], "1")
+    document["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["region"]["line"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        checked(document)
 
 
 def test_every_rule_of_the_catalogue_is_valid_sarif() -> None:

@@ -150,6 +150,9 @@ def test_why_is_a_tree_back_to_the_first_difference(file: Path, capsys: Capture)
     assert [stage["name"] for stage in found["stages"]] == ["after", "policy", "warm"]
     assert found["stages"][2]["differs"][0]["field"] == "settings.lr"
     assert main(["why", str(file), "nobody"]) == 2
+    capsys.readouterr()
+    assert main(["why", str(file), "scored"]) == 2
+    assert "part of the repeat `policy`" in capsys.readouterr().err
 
 
 # --- saved plans ------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from grape.compiler.draw import FORMATS
 from grape.compiler.draw.layout import Item, arrange
+from grape.compiler.draw.svg import OUTCOMES, after
 from grape.compiler.graph import Graph
 from grape.compiler.plan import Plan
 from grape.compiler.planning import make_plan
@@ -175,6 +176,29 @@ def test_the_svg_says_settings_types_states_and_the_repeat() -> None:
     assert {"in store", "to run", "to resume", "Data .train", "scored Rollouts"} <= set(texts)
     titles = [title.text or "" for title in root.iter(f"{SVG}title")]
     assert any("lr = 0.0001" in title for title in titles)
+
+
+def test_a_drawing_tells_what_became_of_each_stage() -> None:
+    file = TINY / "sweep.grape"
+    graph = graph_of(file)
+    plan = plan_of(graph, file)
+    before = FORMATS["svg"](graph, plan)
+    names = [stage.name for stage in plan.stages]
+    given = dict(zip(names, itertools.cycle(("cached", "completed", "failed")), strict=False))
+    del given[names[-1]]
+    root = ET.fromstring(after(before, given))
+    boxes = {g.attrib["data-stage"]: g for g in root.iter(f"{SVG}g") if "data-stage" in g.attrib}
+    for name, box in boxes.items():
+        words = [t.text for t in box.findall(f"{SVG}text") if t.attrib["class"] == "state"]
+        region = next((known for known in names if name.startswith(f"{known}.")), None)
+        if "(skipped" in name:
+            assert words == ["skipped"] and box.attrib["class"].endswith("skipped")
+            continue
+        state = given.get(region or name, "waiting")
+        assert box.attrib["class"].split()[-1] == state
+        assert words == ([] if region else [OUTCOMES[state]])
+    assert any("(skipped" in name for name in boxes)
+    assert {box.attrib["class"].split()[-1] for box in boxes.values()} >= set(given.values())
 
 
 def test_the_svg_escapes_and_needs_nothing_from_outside() -> None:

@@ -220,3 +220,23 @@ pipeline p(long: bool = false) {
 def test_what_only_the_other_branch_uses_is_used(project: Path) -> None:
     found = findings(project, BRANCH)
     assert [(one.code, one.message) for one in found] == [("G403", "nothing uses `lost`")]
+
+
+def test_a_neighbour_in_the_file_of_a_reward_makes_it_no_less_pure(tmp_path: Path) -> None:
+    from grape.compiler.python_reward import impurities
+
+    (tmp_path / "r.py").write_text(
+        "import random\nimport time\n\n\ndef luck():\n    return random.random()\n\n\n"
+        "def pure(completion):\n    return 1.0\n\n\n"
+        "def lucky(completion):\n    return luck()\n\n\n"
+        "def late(completion):\n    return time.time()\n"
+    )
+    said = {
+        name: [(span.line, what) for span, what in impurities(f"r.py:{name}", tmp_path)]
+        for name in ("pure", "lucky", "late")
+    }
+    assert said == {
+        "pure": [],
+        "lucky": [(6, "draws random numbers")],
+        "late": [(18, "reads the clock")],
+    }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,13 @@ class Pipe:
 
 
 def run(
-    folder: Path, body: str, used: str, *, cut: tuple[str, int] | None = None, extra: str = ""
+    folder: Path,
+    body: str,
+    used: str,
+    *,
+    cut: tuple[str, int] | None = None,
+    extra: str = "",
+    on_metrics: Callable[[], None] = lambda: None,
 ) -> Pipe:
     """Run `body` inside a small pipeline. `cut` names a stage and how many of its updates are told
     before the run ends with `Cut`; run again, it goes on from the last checkpoint."""
@@ -78,8 +86,9 @@ def run(
     told: dict[str, int] = {}
 
     def emit(event: dict[str, Any]) -> None:
-        pipe.events.append(event)
+        pipe.events.append({**event, "at": time.monotonic()})
         if event["event"] == "metrics":
+            on_metrics()
             told[event["stage"]] = told.get(event["stage"], 0) + 1
             if (event["stage"], told[event["stage"]]) == cut:
                 raise Cut

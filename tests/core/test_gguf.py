@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
 import torch
 from torch import Tensor
 
+import grape
+from grape.compiler import gguf as headers
+from grape.compiler.plan import Plan, PlannedStage
+from grape.runtime import worker
+from grape.runtime.core import sources
 from grape.runtime.core.models import Policy
 from grape.runtime.core.sources import pretrained
 from grape.runtime.errors import StageError
@@ -125,3 +131,68 @@ def test_a_gguf_file_that_was_cut_off_is_named(tmp_path: Path, share: float) -> 
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(StageError, match=r"`tiny\.gguf` could not be read as GGUF: .+"):
         pretrained("tiny.gguf", project=tmp_path, dtype="auto", trust_remote_code=False)
+
+
+PIPELINE = """grape 1
+
+use sft from "std/algorithms"
+
+pipeline p() {
+  model base = pretrained("tiny.gguf")
+  data sums = jsonl("sums.jsonl") { prompt = "{a} + {b} =", completion = " {sum}" }
+  stage one = train(base, sums) { algorithm = sft(), lr = 1e-3 }
+  stage two = train(base, sums) { algorithm = sft(), lr = 1e-4 }
+  output one as "one"
+  output two as "two"
+}
+"""
+
+
+def test_a_gguf_file_is_dequantised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the first of two runs, for all stages of both; and its header is read once."""
+    write(source(), tmp_path / "tiny.gguf")
+    (tmp_path / "sums.jsonl").write_text('{"a": 1, "b": 2, "sum": 3}\n')
+    (tmp_path / "p.grape").write_text(PIPELINE)
+    dequantised = counted(monkeypatch, sources, "_gguf")
+    headers._read.cache_clear()
+    states = []
+    for _ in range(2):
+        plan = grape.load(tmp_path / "p.grape").plan()
+        states.append({stage.name: stage.state for stage in plan.stages})
+        for stage in plan.stages:
+            if stage.state != "cached":
+                work(stage, plan, tmp_path)
+    assert set(states[0].values()) == {"run"} and set(states[1].values()) == {"cached"}
+    assert len(dequantised) == 1
+    assert headers._read.cache_info().misses == 1
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[Any]:
+    calls, real = [], getattr(module, name)
+
+    def call(*args: Any, **how: Any) -> Any:
+        calls.append(args)
+        return real(*args, **how)
+
+    monkeypatch.setattr(module, name, call)
+    return calls
+
+
+def work(stage: PlannedStage, plan: Plan, project: Path) -> None:
+    """A stage as its worker makes it, in this process."""
+    job = {
+        "stage": stage.model_dump(mode="json"),
+        "store": str(project / ".grape" / "store"),
+        "kinds": {one.name: one.type for one in plan.stages},
+        "keys": {one.name: one.key for one in plan.stages},
+        "project": str(project),
+    }
+    worker._run(job, Silent())
+
+
+class Silent(worker.Events):
+    def __init__(self) -> None:
+        self.secrets = []
+
+    def emit(self, event: dict[str, Any]) -> None:
+        assert event["event"] != "error"

@@ -66,11 +66,19 @@ def opened(ref: Ref) -> Any:
     return Data(items, {"train": list(range(6)), "test": []})
 
 
-def run(stage: PlannedStage, work: Path, stop_after: int | None = None) -> Policy:
-    """The repeat to its end, or cut off in the round after `stop_after` rounds."""
+def run(
+    stage: PlannedStage,
+    work: Path,
+    stop_after: int | None = None,
+    notes: list[str] | None = None,
+) -> Policy:
+    """The repeat to its end, or cut off in the round after `stop_after` rounds; `notes` takes what
+    it says."""
     work.mkdir(exist_ok=True)
 
     def emit(event: dict[str, Any]) -> None:
+        if event["event"] == "note" and notes is not None:
+            notes.append(event["text"])
         if event["event"] == "metrics" and event["round"] == stop_after:
             raise _Cut
 
@@ -116,3 +124,25 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     (work / "state.pt.new").unlink()
     found = run(stage, work).model.state_dict()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_watchdog_keeps_its_patience(tmp_path: Path, stop_after: int) -> None:
+    """Three updates without a whole completion: the third one barks, however they were parted."""
+    stage = region(tmp_path, None)
+    patient = {"patience": 3, "max_truncated": 0.1}
+    body = [
+        inner.model_copy(update={"settings": {**inner.settings, **patient}})
+        if inner.verb == "train"
+        else inner
+        for inner in stage.body
+    ]
+    stage = stage.model_copy(update={"body": tuple(body)})
+    whole: list[str] = []
+    run(stage, tmp_path / "whole", notes=whole)
+    assert [text[:4] for text in whole] == ["G905"] and "in 3 updates" in whole[0]
+    parted: list[str] = []
+    with pytest.raises(_Cut):
+        run(stage, tmp_path / "parted", stop_after, parted)
+    run(stage, tmp_path / "parted", notes=parted)
+    assert parted == whole

@@ -63,19 +63,3 @@ def test_nothing_is_lost_from_mutations(data: st.DataObject) -> None:
         return
     assert re.sub(r"\s+", "", formatted) == re.sub(r"\s+", "", text)
     assert format_text(formatted) == formatted
-
-
-@pytest.mark.parametrize(
-    "glued", ["check a.mean > b.mean with95%", "check a.mean > b.mean with9e-1"]
-)
-def test_a_number_glued_to_its_keyword_stays_there(glued: str) -> None:
-    """The parser reads it as two words; a blank inside the number would be another file."""
-    text = f"grape 1\n\npipeline p() {{\n  {glued}\n}}\n"
-    assert parse(Source("a", format_text(text)))[0] == parse(Source("b", text))[0]
-
-
-def test_a_raw_string_glued_to_its_keyword_stays_there() -> None:
-    text = 'grape 1\n\nuse sft fromr"std/algorithms"\n'
-    assert format_text(text) == text
-    again, was = parse(Source("a", format_text(text)))[0], parse(Source("b", text))[0]
-    assert again == was and not again.damaged

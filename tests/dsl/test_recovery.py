@@ -15,7 +15,7 @@ import grape.dsl.table
 from grape.dsl import ast
 from grape.dsl.format import format_text
 from grape.dsl.parse import MAX_ERRORS, parse
-from grape.dsl.render import human
+from grape.dsl.render import apply_fixes, human
 from grape.dsl.source import Source
 
 OPEN = "grape 1\n\npipeline p() {\n"
@@ -158,3 +158,67 @@ def test_the_table_is_written_the_same_every_time(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-m", "grape.dsl.table"], check=True, env=env, cwd=tmp_path)
     assert (folder / "grammar.table").read_bytes() == (original / "grammar.table").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("line", "said", "mended"),
+    [
+        ("check a.mean > b.mean with95%", "write `with 95%`", "check a.mean > b.mean with 95%"),
+        ("check a.mean > b.mean with9e-1", "write `with 9e-1`", "check a.mean > b.mean with 9e-1"),
+        ("models = fresh(d)", "did you mean `model`?", None),
+        ("stagewarm = train(a)", "did you mean `stage warm`?", None),
+        ("stage warmUp = train(a)", "is no name", None),
+        ('output warm asr"a"', 'write `as r"a"`', 'output warm as r"a"'),
+    ],
+)
+def test_words_that_run_together_are_refused(line: str, said: str, mended: str | None) -> None:
+    text = OPEN + f"  {line}\n  stage last = train(a)\n}}\n"
+    file, (finding,) = parse(Source("file.grape", text))
+    assert finding.code == "G011" and finding.span.line == 4
+    assert said in finding.message and file.damaged
+    (pipeline,) = file.declarations
+    assert isinstance(pipeline, ast.PipelineDecl) and len(pipeline.body) == 1
+    assert (finding.fix is not None) == (mended is not None)
+    if finding.fix:
+        assert apply_fixes(text, [finding.fix]) == text.replace(line, mended or "")
+
+
+UNCLOSED = """  stage t = train(a, b) {
+    lr = 1e-4  # a note
+  stage u = train(t, b) { epochs = 2
+  repeat 3 with policy = u {
+    stage s = f(policy) { group = 4
+    next policy = train(policy, s)
+  }
+  check t.mean = 3
+  output policy as "m"
+}
+"""
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_settings_that_are_not_closed_hide_nothing_after_them(end: str) -> None:
+    text = (OPEN + UNCLOSED + REWARD).replace("\n", end)
+    file, said = found(text)
+    assert said == [("G002", 4), ("G002", 6), ("G002", 8), ("G001", 11)]
+    assert names(file) == ["p", "last"]
+    (pipeline, _) = file.declarations
+    assert isinstance(pipeline, ast.PipelineDecl)
+    assert [type(item).__name__ for item in pipeline.body] == ["Node", "Node", "Repeat", "Output"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (OPEN + "  warm = train(a)\n}\n", "`stage warm = …`"),
+        ("grape 1\n\nalgorithm a() on Demos {\n  x = 1\n}\n", "`let x = …`"),
+        ("grape 1\n\nimport sft\n", "use NAME from"),
+        (OPEN + "  for x in [1, 2] {\n  }\n}\n", "each X in"),
+        ("grape 1\n\nreward r(x, y: int) = 1\n", "`x` needs a type: `x: float`"),
+        (OPEN + "  check a.mean = 3\n}\n", "to compare, write `==`"),
+        (OPEN + "  output a\n}\n", 'needs `as "PATH"`'),
+    ],
+)
+def test_habits_of_other_languages_are_answered(text: str, said: str) -> None:
+    first = parse(Source("file.grape", text))[1][0]
+    assert said in first.message + (first.hint or "")

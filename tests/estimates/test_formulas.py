@@ -270,3 +270,33 @@ pipeline judged() {
     assert names(body["own"]) == ["questions"]
     assert names(found["outside"]) == ["process", "critic model", "questions"]
     assert names(found["policy"]).count("critic model") == 1
+
+
+def test_a_teacher_of_whole_distributions_is_counted(tmp_path: Path) -> None:
+    rows = "".join(f'{{"q": "{n} + 1 =", "a": " {n + 1}"}}\n' for n in range(40))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    file = tmp_path / "p.grape"
+    file.write_text(
+        """grape 1
+
+use gkd from "std/algorithms"
+
+pipeline p() {
+  data rows = jsonl("rows.jsonl") { prompt = "{q}", completion = "{a}" }
+  model small = fresh("llama", rows) { layers = 1, hidden = 16, heads = 2, context = 64 }
+  model big = fresh("llama", rows) { layers = 2, hidden = 32, heads = 2, context = 64 }
+  stage tuned = train(small, rows, teacher = big) { algorithm = gkd() }
+  output tuned as "tuned"
+}
+"""
+    )
+    estimate = grape.load(file).plan().stage("tuned").estimate
+    lines = {line["name"]: line for line in estimate["memory_lines"]}
+    plan = grape.load(file).plan()
+    teacher = plan.stage("big").estimate["parameters"]
+    vocab = plan.stage("small").settings["vocab"]
+    assert lines["teacher model"]["bytes"]["expected"] == teacher * 4
+    tokens = int(lines["teacher states"]["formula"].split()[0])
+    assert lines["teacher states"]["bytes"]["expected"] == tokens * 32 * 4
+    assert lines["own states"]["bytes"]["expected"] == tokens * 16 * 4
+    assert lines["distributions"]["bytes"]["expected"] == tokens * vocab * 2 * 2 * 4

@@ -14,7 +14,7 @@ from grape.compiler.verbs import verb
 
 _APART = {
     "train": {"sequences_per_update", "max_length", "adapter", "betas"},
-    "sample": {"prompts", "group", "max_tokens"},
+    "sample": {"prompts", "group", "max_tokens", "engine", "engine_memory"},
     "evaluate": {"max_tokens", "group"},
     "score": {"combine"},
     "merge": {"weights", "method"},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from grape.compiler.callees import built_in, described
 from grape.compiler.semantics import FileAnalysis, GrapeAnalyser
 from grape.dsl.lsp import explain, names, outline
 from grape.dsl.lsp.complete import complete
@@ -142,3 +143,15 @@ def test_positions_go_there_and_back(encoding: str) -> None:
             place = convert.position(text, offset)
             if text[offset - 1 : offset + 1] != "\r\n":
                 assert convert.offset(text, place) == offset
+
+
+def test_turns_their_tools_and_engines_are_offered_and_explained() -> None:
+    turns, python = built_in("turns"), built_in("python")
+    assert turns is not None and python is not None
+    assert "tool that it calls" in turns.doc
+    known = {setting.name: setting for setting in turns.parameters}
+    assert known["tools"].default is None and known["tools"].type == "a list of `python(…)`"
+    assert '"stop"' in known["on_error"].values and all(one.doc for one in known.values())
+    sample = {setting.name: setting for setting in described("sample").settings}
+    assert {"tree()", "vine()", "turns()"} == set(sample["sampler"].values)
+    assert sample["engine"].values == ('"transformers"', '"vllm"')

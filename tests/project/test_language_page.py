@@ -15,7 +15,19 @@ EXAMPLES = re.findall(r"```grape\n(.*?)```", PAGE.read_text(encoding="utf-8"), r
 
 
 def test_the_page_shows_every_statement() -> None:
-    words = ("each ", "if ", "every ", "until ", "merge(", "hf(", "secret(", "check ", "where ")
+    words = (
+        "each ",
+        "if ",
+        "every ",
+        "until ",
+        "merge(",
+        "hf(",
+        "secret(",
+        "check ",
+        "where ",
+        "turns(",
+        "engine ",
+    )
     assert all(any(word in example for example in EXAMPLES) for word in words)
 
 
@@ -23,6 +35,7 @@ def test_the_page_shows_every_statement() -> None:
 def test_an_example_is_right_as_it_stands(tmp_path: Path, text: str) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "sums.jsonl").write_text('{"a": 1, "b": 2, "sum": 3}\n')
+    (tmp_path / "tools.py").write_text("def calculator(expression: str) -> int:\n    return 0\n")
     file = tmp_path / "example.grape"
     file.write_text(text)
     assert [(f.code, f.message) for f in load(file).findings] == []

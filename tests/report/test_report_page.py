@@ -9,7 +9,7 @@ from typing import Any
 
 from grape.compiler.plan import Plan, PlannedCheck, PlannedStage
 from grape.runtime.artifacts import Artifact, Completion, Report, Rollouts, Score
-from grape.runtime.report import MOST_POINTS, write_report
+from grape.runtime.report import MOST_POINTS, _of_report, _of_rollout, write_report
 from grape.runtime.store import MANIFEST, Store
 
 HOSTILE = "</script><script>alert(1)</script> @@DATA@@ <b>&"
@@ -114,6 +114,17 @@ def test_curves_and_samples_travel_inside_the_page(tmp_path: Path) -> None:
     ]
     assert data["samples"][0]["rows"][0]["prompt"] == HOSTILE
     assert data["samples"][1]["rows"][0]["cut"] is True
+
+
+def test_the_browser_has_the_turns_of_a_conversation() -> None:
+    row: dict[str, Any] = {"prompt": "p", "answer": None, "text": "8", "reward": 1.0}
+    row |= {"parts": {}, "truncated": False}
+    spoken = [{"text": "<tool>add(3, 5)</tool>", "result": "8"}, {"text": "8", "result": ""}]
+    assert _of_rollout({**row, "turns": spoken})["turns"] == spoken
+    assert _of_rollout(row)["turns"] == []
+    score = Score("i", "p", None, ["8"], [1.0], {}, [False], turns=[spoken])
+    (shown,) = _of_report(Report([score]))
+    assert shown["turns"] == spoken
 
 
 def test_estimates_stand_beside_what_was_measured(tmp_path: Path) -> None:

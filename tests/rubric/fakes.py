@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from grape.runtime.critics.server import Served
 
 Reply = tuple[int, dict[str, str], bytes]
 Manners = Callable[[int, dict[str, Any]], Reply]
@@ -79,3 +81,8 @@ def serving(manners: Manners) -> Iterator[Fake]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def served(fake: Fake, **settings: Any) -> Served:
+    plain = Served(fake.url, "big", None, 2.0, 2, None, 4, 64)
+    return replace(plain, **settings)

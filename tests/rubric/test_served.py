@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rubric.fakes import Fake, Reply, fails, hangs, judges, says, serving
+from rubric.fakes import Fake, Reply, fails, hangs, judges, says, served, serving
 
 from grape.compiler.combine import Confidence
 from grape.runtime.artifacts import Completion, Item, Rollouts
@@ -24,11 +24,6 @@ from grape.runtime.rubric import Scoring, score_rubric
 
 YES_NO = Question("Is it kind?", None)
 GRADE = Question("How kind is it?", 5)
-
-
-def served(fake: Fake, **settings: Any) -> Served:
-    plain = Served(fake.url, "big", None, 2.0, 2, None, 4, 64)
-    return replace(plain, **settings)
 
 
 def one(fake: Fake, memory: Path, question: Question = YES_NO, **settings: Any) -> Answer:

@@ -93,7 +93,7 @@ def test_a_saved_plan_and_a_past_run_are_run_as_they_are(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["preference", "rejection", "dapo", "tree"])
+@pytest.mark.parametrize("name", ["preference", "rejection", "dapo", "tree", "turns"])
 def test_the_other_twins_run(project: Path, name: str) -> None:
     assert main(["run", str(project / f"{name}.grape"), "--quiet"]) == 0
 
@@ -230,3 +230,22 @@ def test_no_file_database_or_output_holds_a_secret(
     assert "called with a token" in log.read_text()
     settings = json.dumps([json.loads(p.read_text()) for p in project.rglob("manifest.json")])
     assert "GRAPE_TEST_KEY" in settings
+
+
+def test_a_reward_of_the_wrong_type_stops_a_run_before_a_model_samples(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (project / "quickstart.grape").read_text()
+    start, end = text.index("reward right()"), text.index("## The quickstart")
+    text = text[:start] + 'reward right() = python("judge.py:right")\n\n' + text[end:]
+    (project / "judged.grape").write_text(text)
+    signature = "def right(completion, answer, **columns):\n"
+    (project / "judge.py").write_text(f"{signature}    return [1.0 for _ in completion]\n")
+    assert main(["run", str(project / "judged.grape"), "--set", "rounds=1"]) == 4
+    told = capsys.readouterr()
+    assert "`scored`: G903: the reward `judge.py:right` gave 2 values" in told.out
+    assert "nothing has been trained yet" in told.out and "judged.grape:" in told.out
+    newest = grape_runs(project, "quickstart")[0]
+    assert newest["state"] == "failed" and newest["metrics"] == {}
+    (project / "judge.py").write_text(f"{signature}    return float(answer in completion)\n")
+    assert main(["run", str(project / "judged.grape"), "--set", "rounds=1"]) in (0, 3)

@@ -81,13 +81,13 @@ def _trainable(formula: Formula, span: Span) -> None:
 
 def untrained(formula: Formula) -> list[str]:
     """What of a formula `train` does not supply yet, each in the reader's words."""
-    from grape.compiler.formula.quantities import SAMPLED, TRAINED
+    from grape.compiler.formula.quantities import SAMPLED, TRAINED, markers_of
     from grape.compiler.formula.vocabulary import Uncut, split
 
     lacking = sorted(
         name
         for name in formula.needs
-        if name.partition(".")[0] not in (*TRAINED, *SAMPLED, "reward")
+        if name.partition(".")[0] not in (*TRAINED, *SAMPLED, "reward") and not markers_of(name)
     )
     what = [f"`{name}`" for name in lacking]
     try:

@@ -109,6 +109,8 @@ class DeviceDocument(_Part):
     memory: int | None
     """Bytes."""
     name: str
+    count: int | None = None
+    """GPUs alike, or cores."""
 
 
 class PlanDocument(_Part):

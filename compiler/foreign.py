@@ -10,6 +10,8 @@ _COUNTED = (
 )
 _PACKED = "no padding: `micro_tokens` is how many tokens go through the model at once"
 
+_PROCESSES = "write `processes`: how many share the work, one on each device"
+
 FOREIGN: dict[str, str] = {
     "batch_size": _COUNTED,
     "train_batch_size": _COUNTED,
@@ -41,6 +43,11 @@ FOREIGN: dict[str, str] = {
     "kl_coef": "it belongs to the algorithm: `algorithm = grpo(beta = 0.04)`",
     "epsilon": "it belongs to the algorithm: `algorithm = grpo(clip = 0.2)`",
     "cliprange": "it belongs to the algorithm: `algorithm = grpo(clip = 0.2)`",
+    "num_processes": _PROCESSES,
+    "nproc_per_node": _PROCESSES,
+    "num_gpus": _PROCESSES,
+    "n_gpus_per_node": _PROCESSES,
+    "devices": _PROCESSES,
     "lora_r": "write `adapter = lora(rank = 16)`",
     "lora_rank": "write `adapter = lora(rank = 16)`",
     "reward_funcs": "a reward is an input: `score(rollouts, my_reward())`",

@@ -25,13 +25,14 @@ WATCHED = frozenset(
     {"ratio_tolerance", "engine_tolerance", "patience", "max_truncated", "min_entropy", "max_kl"}
 )
 COMPUTED = frozenset({"micro_tokens", "share_prompts", "packed", "fused_head", "skip_idle"})
+SHARED = frozenset({"processes"})
 DECODED = frozenset({"rows", "compact"})
 NEUTRAL: dict[str, frozenset[str]] = {
-    "train": WATCHED | COMPUTED | {"checkpoint"},
-    "sample": DECODED | {"engine_memory"},
+    "train": WATCHED | COMPUTED | SHARED | {"checkpoint"},
+    "sample": DECODED | SHARED | {"engine_memory"},
     "score": frozenset({"calls_per_minute", "workers"}),
     "revise": frozenset({"rows", "calls_per_minute"}),
-    "evaluate": DECODED | {"calls_per_minute"},
+    "evaluate": DECODED | SHARED | {"calls_per_minute"},
 }
 """By verb: settings that change how work is done and not what comes out."""
 ADDED: dict[str, dict[str, Any]] = {
@@ -40,6 +41,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "evaluate": {"sampler": None},
     "served": {"tokens": False},
     "repeat": {"staleness": 0},
+    "score": {"cluster": None},
     "keep": {"top": None, "prompts": None, "max_tries": 10, "replay": None, "count": None},
 }
 """By verb: settings that came later. Left at these values, a stage keeps the key that it had."""

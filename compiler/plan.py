@@ -6,7 +6,7 @@ setting is written out with its default; every stage has its content key.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -34,6 +34,21 @@ class Change(_Record):
     """The stage of a repeat's body that has the field."""
     old: Any = None
     new: Any = None
+
+
+class Shared(Protocol):
+    """What may be made by several processes."""
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+    @property
+    def body(self) -> tuple[Shared, ...]: ...
+
+
+def processes_of(stage: Shared) -> int:
+    """How many processes make a stage; a repeat has as many as the one in it with the most."""
+    inside = max((processes_of(inner) for inner in stage.body), default=1)
+    return max(inside, int(stage.settings.get("processes", 1)))
 
 
 class PlannedStage(_Record):
@@ -87,6 +102,11 @@ class PlannedStage(_Record):
     """In a repeat: made only every so many rounds, after `next`."""
     until: tuple[PlannedUntil, ...] = ()
     """`repeat`: what ends it early, asked after each round."""
+
+    @property
+    def processes(self) -> int:
+        """How many processes make it."""
+        return processes_of(self)
 
 
 class PlannedUntil(_Record):

@@ -15,8 +15,8 @@ from grape.dsl import ast
 from grape.dsl.findings import Label
 from grape.dsl.source import Span
 
-_OWN = ("tree", "set", "step")
-"""What a sampler adds that a revision, which is drawn alone, cannot have."""
+_ANYWAY = {"greedy_reward", "revised"}
+"""What rollouts may bring beside their reward, and a revision, which is drawn alone, too."""
 
 
 def check_revise(stage: Stage, rollouts: Found, node: ast.Node) -> None:
@@ -39,8 +39,8 @@ def check_revise(stage: Stage, rollouts: Found, node: ast.Node) -> None:
 
 
 def _one_group(stage: Stage, rollouts: Found, spans: dict[str, Span]) -> None:
-    if rollouts.type.adds & set(_OWN):
-        message = f"`{rollouts.name}` grew from parts of each other, and a revision is drawn alone"
+    if rollouts.type.adds - _ANYWAY:
+        message = f"`{rollouts.name}` has a sampler of its own, and a revision is drawn alone"
         labels = (Label(rollouts.made_at, "made here"),)
         hint = 'take the revisions alone: `gives = "revisions"`'
         refuse("G268", message, spans["gives"], labels=labels, hint=hint)

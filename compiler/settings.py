@@ -31,9 +31,10 @@ def check_settings(
     *,
     special: frozenset[str] = frozenset(),
     positional: Mapping[str, tuple[Value, Span]] | None = None,
-    seed: int = 0,
+    defaults: Mapping[str, Value] | None = None,
 ) -> tuple[dict[str, Any], frozenset[str]]:
-    """Every setting as JSON, and those that the file sets. `owner` is the verb, for messages.
+    """Every setting as JSON, and those that the file sets. `owner` is the verb, for messages;
+    `defaults` are parameters that stand for settings of their name.
 
     Raises `Refused` at the first setting that is unknown, given twice or out of range.
     """
@@ -64,9 +65,10 @@ def check_settings(
             values[name] = (value, setting.value.span)
     for name, (value, span) in values.items():
         _check_secret(name, model.model_fields[name], value, span)
+    for name, value in (defaults or {}).items():
+        if name in model.model_fields:
+            values.setdefault(name, (value, where))
     data = {name: value.plain() for name, (value, _) in values.items()}
-    if "seed" in model.model_fields and "seed" not in data:
-        data["seed"] = seed
     return _validated(owner, model, data, values, where), frozenset(first)
 
 

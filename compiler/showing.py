@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from grape.compiler.batches import Batches, batches
 from grape.compiler.estimates.ranges import amount, duration, size
 from grape.compiler.plan import Plan, PlannedStage
+from grape.compiler.verbs.sample import FOLLOWING
 
 
 def plan_text(plan: Plan) -> str:
@@ -205,6 +206,7 @@ def _row(stage: PlannedStage, indent: str) -> tuple[str, str, str, str, str]:
     if stage.state == "skipped":
         return stage.name, stage.verb, state, "", reason
     parts = [_numbers(stage)]
+    parts += [_count(stage.processes, "process", "es")] if stage.processes > 1 else []
     parts += [f"every {stage.every} rounds"] if stage.every is not None else []
     parts += [f"until {until.text}" for until in stage.until]
     parts += [f"{name} from {came}" for name, came in stage.layers.items()]
@@ -225,6 +227,9 @@ def _numbers(stage: PlannedStage) -> str:
             return ", ".join(parts)
         case "sample":
             prompts = settings["prompts"] or "all"
+            kind = (settings.get("sampler") or {}).get("kind")
+            if kind in FOLLOWING and settings["prompts"] is None:
+                return f"{kind} of all rollouts, ≤ {settings['max_tokens']} tokens"
             total = f" = {known['completions']} completions" if "completions" in known else ""
             size = f"{prompts} prompts × {settings['group']}{total}"
             return f"{size}, ≤ {settings['max_tokens']} tokens"
@@ -247,5 +252,5 @@ def _numbers(stage: PlannedStage) -> str:
     return ""
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _count(number: int, noun: str, many: str = "s") -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{many}"

@@ -21,6 +21,7 @@ from grape.compiler.constants import Value, evaluate, origin
 from grape.compiler.copies import fill_path
 from grape.compiler.engines import check_engine
 from grape.compiler.files import check_files
+from grape.compiler.following import check_following
 from grape.compiler.graph import Edge, Stage
 from grape.compiler.merging import check_merge
 from grape.compiler.names import refuse, unknown
@@ -32,10 +33,13 @@ from grape.compiler.settings import check_settings
 from grape.compiler.types import described, usable_as, way_from
 from grape.compiler.verb import Port, Verb
 from grape.compiler.verbs import KEYWORDS, VERBS, verb
+from grape.compiler.verbs.sample import FOLLOWING
 from grape.dsl import ast
 from grape.dsl.findings import Label
 from grape.dsl.source import Span
 
+STANDING = ("seed", "processes")
+"""Parameters of these names are the defaults of the settings of these names."""
 Inputs = dict[str, tuple[Found, ast.Arg]]
 
 
@@ -45,7 +49,6 @@ def build_stage(node: ast.Node, declared: Declared) -> Stage:
     call, made = _verb_of(node)
     literals, options, edges, reward = _arguments(made, call, place)
     inputs = _inputs(made, call, edges, place)
-    seed = place.values.get("seed")
     settings, given = check_settings(
         made.name,
         made.settings,
@@ -54,13 +57,18 @@ def build_stage(node: ast.Node, declared: Declared) -> Stage:
         call.span,
         special=made.special,
         positional=literals,
-        seed=seed.data if seed is not None and seed.kind == "int" else 0,
+        defaults={
+            name: value
+            for name, value in place.values.items()
+            if name in STANDING and value.kind == "int"
+        },
     )
     if made.options:
         settings["options"] = options
     if made.name == "sample":
+        settings["group"] = check_following(settings, given, inputs, node)
         check_engine(settings, given, inputs["model"][0], node)
-    if settings.get("sampler"):
+    if settings.get("sampler") and settings["sampler"]["kind"] not in FOLLOWING:
         found = {port: edge for port, (edge, _) in inputs.items()}
         check_sampler(settings, given, found, node, place.region.pipeline.project)
     if made.name == "export":

@@ -34,6 +34,8 @@ class ArtifactType:
     adds: frozenset[str] = frozenset()
     engine: str = ""
     """Of Rollouts: what ran the model. Of a served Model: `server` where it gives tokens."""
+    group: int = 0
+    """Of Rollouts: completions of each prompt, as they were sampled."""
 
     def __str__(self) -> str:
         return f"scored {self.name}" if self.scored else self.name
@@ -50,10 +52,13 @@ def described(made: ArtifactType) -> str:
 
 def usable_as(made: ArtifactType, wanted: str) -> bool:
     """Whether an artifact can be used as `wanted`: an artifact name, `scored Rollouts`,
-    `Prompts` (data with prompts), `Training data` (whatever `train` learns from) or `Text`."""
+    `Prompts` (data with prompts), `Prompts or Rollouts` (with
+    tokens), `Training data` (whatever `train` learns from) or `Text`."""
     has = made.columns
     data = made.name == "Data"
     match wanted:
+        case "Prompts or Rollouts":
+            return usable_as(made, "Prompts") or (made.name == "Rollouts" and not made.served)
         case "Prompts":
             return data and "prompt" in has
         case "Demos":
@@ -100,7 +105,7 @@ def way_from(made: ArtifactType, wanted: str, name: str) -> str | None:
         case "Ratings":
             if made.name == "Data":
                 return "give it templates for `prompt`, `completion` and `desirable`"
-        case "Prompts":
+        case "Prompts" | "Prompts or Rollouts":
             if made.name == "Data":
                 return "give it a template for `prompt`"
     return None

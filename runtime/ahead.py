@@ -16,6 +16,7 @@ from typing import Any
 
 from grape.compiler.ahead import ahead_of, planned_inner
 from grape.compiler.plan import PlannedStage
+from grape.runtime import ranks
 from grape.runtime.artifacts import TEXT_ARTIFACTS
 
 Run = Callable[[PlannedStage, int, Mapping[str, Any]], Any]
@@ -73,6 +74,10 @@ class Ahead:
         from grape.runtime.core.twin import twin_of
 
         self._twin = twin_of(policy, self._twin)
+        if ranks.size() > 1:  # what they tell each other has one order
+            made[training.name] = run(training, number, made)
+            self.ready, self.drawn = self._draw(number + 1, self._twin, run), self._twin.updates
+            return made
         with ThreadPoolExecutor(1, "train") as beside:  # the main thread can interrupt rewards
             trained = beside.submit(run, training, number, dict(made))
             ready = self._draw(number + 1, self._twin, run)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -55,6 +55,13 @@ class Item:
     answer: str | None = None
     columns: dict[str, Any] = field(default_factory=dict)
     """The row as it was read: what rewards and environments look at."""
+
+
+@dataclass(slots=True)
+class Place(Item):
+    """A prompt that is tokens already, such as a prompt with the beginning of a completion."""
+
+    ids: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -150,6 +157,8 @@ class Completion:
     wrote; in a tree, equal nodes of two completions are the same tokens."""
     steps: dict[str, list[float]] = field(default_factory=dict)
     """Quantities with one number for each step of the path."""
+    tokens: dict[str, list[float]] = field(default_factory=dict)
+    """Quantities with one number for each token."""
     weights: str = ""
     """The weights that drew it, where it comes from an earlier round than its rollouts."""
     critique: str = ""
@@ -167,6 +176,12 @@ class Completion:
     def drawn(self) -> int:
         """Tokens that the model wrote."""
         return len(self.ids) - sum(end - start for start, end in self.observed)
+
+    def unscored(self) -> Completion:
+        """The same tokens without what was said about them."""
+        return replace(
+            self, reward=None, parts={}, category=None, confidences={}, added={}, path=[], steps={}
+        )
 
     def numbered_steps(self) -> list[int]:
         """The step of each token that the model wrote, from 0; [] where there are no steps."""

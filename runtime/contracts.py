@@ -127,6 +127,19 @@ def check_vocabulary(context: Context, examples: Sequence[Learned], size: int) -
     )
 
 
+def check_together(context: Context, name: str | None) -> None:
+    """G914: all processes must hold the same weights. `name` is the first that differs."""
+    if name is None:
+        return
+    raise broken(
+        context,
+        "G914",
+        f"the processes that train together no longer hold the same weights: `{name}` differs",
+        "run again, which goes on from the last checkpoint; where it comes back, the machine's "
+        "devices do not compute alike: train with `processes = 1`",
+    )
+
+
 def not_finite(context: Context, error: StageError, last: dict[str, float]) -> StageError:
     """G908: a loss that is no number, with the values of the last update."""
     shown = ", ".join(f"{name} {value:.4g}" for name, value in last.items())

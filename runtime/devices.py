@@ -18,7 +18,14 @@ _LIMITS = (
 
 def detect() -> Device:
     """An NVIDIA GPU when there is one, else the CPU with what memory this process may use."""
-    return _gpu() or Device("cpu", _memory(), "cpu")
+    return _gpu() or Device("cpu", _memory(), "cpu", cores())
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def chosen(text: str | None) -> Device:
@@ -47,13 +54,16 @@ def _memory() -> int | None:
 
 
 def _gpu() -> Device | None:
-    """The first GPU that the driver's own tool names."""
+    """The first GPU that the driver's own tool names, and how many this process may use."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or shutil.which("nvidia-smi") is None:
         return None
     query = ["nvidia-smi", "--query-gpu=memory.total,name", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
-        memory, _, name = done.stdout.splitlines()[0].partition(",")
-        return Device("cuda", int(memory) << 20, name.strip())
+        found = done.stdout.splitlines()
+        memory, _, name = found[0].partition(",")
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        count = len(found) if seen is None else min(len(found), len(seen.split(",")))
+        return Device("cuda", int(memory) << 20, name.strip(), count)
     except (OSError, subprocess.SubprocessError, IndexError, ValueError):
         return None

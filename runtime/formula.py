@@ -19,12 +19,15 @@ from torch.nn.functional import logsigmoid
 from grape.compiler.formula.ir import Formula, Term
 from grape.compiler.formula.levels import SUBGROUPS, Level, covers
 from grape.compiler.formula.quantities import level_of as level_of
+from grape.compiler.formula.quantities import markers_of
 from grape.compiler.formula.terms import reaching
 from grape.runtime import segments
 from grape.runtime.layout import Layout
 
 
-def _where(test: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+def _where(test: Tensor, yes: Tensor | float, no: Tensor | float) -> Tensor:
+    if not isinstance(yes, Tensor) and not isinstance(no, Tensor):
+        yes = torch.as_tensor(yes, dtype=torch.float64, device=torch.as_tensor(test).device)
     return torch.where(torch.as_tensor(test).bool(), yes, no)
 
 
@@ -284,7 +287,8 @@ class _Lowering:
             last = list(self.placeholders.values())
             point = last[-1].next if last else next(iter(self.graph.nodes), None)
             with self.graph.inserting_before(point) if point else self.graph.inserting_after():
-                self.placeholders[name] = self.graph.placeholder(name.replace(".", "__"))
+                plain = f"span_{len(last)}" if markers_of(name) else name.replace(".", "__")
+                self.placeholders[name] = self.graph.placeholder(plain)
         return self.placeholders[name]
 
     def _term(self, term: Term) -> fx.Node | float | bool:

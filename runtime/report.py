@@ -251,8 +251,9 @@ def _cost(entry: dict[str, Any]) -> str:
     seconds = entry.get("made_in_seconds", entry.get("seconds"))
     if seconds is None:
         return ""
-    peak = entry.get("peak_bytes")
-    return _duration(seconds) + (f" · {peak / 2**30:.2f} GiB" if peak else "")
+    peak, processes = entry.get("peak_bytes"), entry.get("processes", 1)
+    beside = f" · {processes} processes" if processes > 1 else ""
+    return _duration(seconds) + (f" · {peak / 2**30:.2f} GiB" if peak else "") + beside
 
 
 def _estimates(plan: Plan, state: dict[str, Any]) -> str:

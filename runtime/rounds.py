@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from grape.compiler.plan import PlannedStage, PlannedUntil, Ref
+from grape.runtime import ranks
 from grape.runtime.ahead import Ahead
 from grape.runtime.artifacts import Completion, Report, Rollouts
 from grape.runtime.checking import Unknown, report_metric, value_of
@@ -77,7 +78,8 @@ class _Rounds:
         if self.region.settings.get("staleness"):
             self.ahead = Ahead(self.region, self.outside)
         for stage in self.region.body:
-            if stage.verb == "score" and stage.every is None:
+            alone = ranks.size() == 1  # else no process has all completions of a round
+            if stage.verb == "score" and stage.every is None and alone:
                 critics = {port: self.outside.get(ref.stage) for port, ref in stage.inputs.items()}
                 answers = answers_of(self.work)
                 overlap = overlapping(stage, self.project, critics, answers)
@@ -194,6 +196,8 @@ class _Rounds:
 
     def _keep(self, name: str, number: int, report: Report) -> None:
         """Write a report of a round, whole or not at all."""
+        if not ranks.first():
+            return
         fresh = self.work / "report.new"
         target = self.work / REPORTS / file_name(name) / f"{number + 1:06d}"
         with readable_errors(self.work):
@@ -209,10 +213,10 @@ class _Rounds:
         for stage in self.region.body:
             folder = self.work / REPORTS / file_name(stage.name)
             for kept in sorted(folder.glob("*")):
-                if int(kept.name) > done:
-                    shutil.rmtree(kept)
-                else:
+                if int(kept.name) <= done:
                     self.reports[stage.name] = Report.load(kept)
+                elif ranks.first():
+                    shutil.rmtree(kept)
 
     def ended_by(self) -> PlannedUntil | None:
         """The first `until` that holds. What no round has made yet ends nothing."""
@@ -315,7 +319,7 @@ def _conclude(running: _Rounds, number: int, ended: PlannedUntil | None) -> None
         total = region.settings["rounds"]
         text = f"`{region.name}` ended after {number} of {total} rounds: {ended.text}"
         running.emit({"event": "note", "text": text})
-    if region.until or running.reports:
+    if ranks.first() and (region.until or running.reports):
         folder = running.work / REPORTS
         folder.mkdir(exist_ok=True)
         how = {"rounds": number, "until": ended.text if ended else None}
@@ -330,7 +334,10 @@ def _save(
     rounds: int,
     ahead: Ahead | None = None,
 ) -> None:
-    """A checkpoint between two rounds, whole or not at all: the last one stays until then."""
+    """A checkpoint between two rounds, whole or not at all: the last one stays until then. Of
+    several processes the first one writes."""
+    if not ranks.first():
+        return
     import torch
 
     target = work / "checkpoint"

@@ -187,6 +187,7 @@ class Runner:
             "keys": self.keys,
             "kinds": self.kinds,
             "versions": self.plan.versions,
+            "processes": stage.processes,
         }
 
     def _settle(self, stage: PlannedStage, state: str) -> None:
@@ -197,6 +198,7 @@ class Runner:
             manifest = self.store.manifest(stage.key)
             row["made_in_seconds"] = manifest["seconds"]
             row["peak_bytes"] = manifest["peak_bytes"]
+            row["processes"] = manifest.get("processes", 1)
         if stage.name in self._spent:
             spent = self._spent[stage.name]
             row["body_seconds"] = {name: round(total, 1) for name, total in spent.items()}

@@ -1,15 +1,18 @@
-"""`python -m grape.runtime.worker JOB.json`: one task of a run in a process of its own.
+"""`python -m grape.runtime.worker JOB.json`: one task of a run in a process of its own, or one of
+the processes that make it together.
 
-Events go as JSON lines to the file descriptor that the job names; everything that libraries print
-goes to the log. The artifact is published before the process ends, or not at all.
+Events go as JSON lines to the pipe that the job names; everything that libraries print goes to the
+log. The artifact is published before the process ends, or not at all.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from grape.compiler.plan import PlannedStage, Ref
+from grape.runtime import ranks
 from grape.runtime.errors import StageError
 from grape.runtime.execute import execute, load_artifact
 from grape.runtime.secrets import names_in, scrubbed
@@ -26,37 +30,76 @@ from grape.runtime.verbs import ready
 
 
 class Events:
-    """A pipe to the run, one JSON object per line; safe from several threads."""
+    """A pipe to the run, by number or by name, one JSON object per line; safe from several threads
+    and processes."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._pipe = os.fdopen(descriptor, "w", encoding="utf-8")
+    def __init__(self, pipe: int | str) -> None:
+        self._pipe = open(pipe, "w", encoding="utf-8")  # noqa: SIM115
         self._lock = threading.Lock()
         self.secrets: list[str] = []
         """Variables whose values no event may tell."""
 
     def emit(self, event: dict[str, Any]) -> None:
+        line = json.dumps(scrubbed(event, self.secrets)) + "\n"
         with self._lock:
-            self._pipe.write(json.dumps(scrubbed(event, self.secrets)) + "\n")
-            self._pipe.flush()
+            fcntl.flock(self._pipe, fcntl.LOCK_EX)
+            try:
+                self._pipe.write(line)
+                self._pipe.flush()
+            finally:
+                fcntl.flock(self._pipe, fcntl.LOCK_UN)
+
+    def of_first(self, event: dict[str, Any]) -> None:
+        """Of several processes the first one speaks."""
+        if ranks.first():
+            self.emit(event)
 
 
 def main(argv: list[str]) -> int:
     job = json.loads(Path(argv[1]).read_text(encoding="utf-8"))
+    told: dict[str, Any] = {"event": "error"}
+    several = job.get("processes", 1) > 1
+    if several:  # before the pipe is opened, which waits for a reader
+        _live_with(int(os.environ[LAUNCHER]))
     events = Events(job["events"])
+    if several:
+        told["rank"] = int(os.environ["RANK"])
+        events.emit({"event": "process", "rank": told["rank"], "pid": os.getpid()})
     try:
         _run(job, events)
     except StageError as error:
-        told = {"message": error.message, "hint": error.hint, "code": error.code}
-        events.emit({"event": "error", **told})
+        told |= {"message": error.message, "hint": error.hint, "code": error.code}
+        events.emit(told)
         return 1
     except Exception as error:
         story = {"text": traceback.format_exc()}
         print(scrubbed(story, events.secrets)["text"], file=sys.stderr)
-        events.emit({"event": "error", **_reason(error, job)})
+        events.emit({**told, "lost": _lost_another(error), **_reason(error, job)})
         return 1
     return 0
 
 
+def _live_with(launcher: int) -> None:
+    """End when the launcher is gone: it put this process in a session of its own, which no signal
+    to the run's group reaches."""
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(_GLANCE)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _lost_another(error: Exception) -> bool:
+    """Whether an error only says that another process is gone."""
+    return any(words in str(error) for words in _GONE)
+
+
+LAUNCHER = "GRAPE_LAUNCHER"
+"""Where the launcher of several processes notes its own id."""
+_GLANCE = 0.3
+_GONE = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL error")
 _NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory")
 _NO_ROOM = ("No space left on device", "file write failed")
 
@@ -97,8 +140,12 @@ def _run(job: dict[str, Any], events: Events) -> None:
         _rehearse(job, stage, store, events)
         return
     ready(inner.verb for inner in stage.body or [stage])
-    if stage.family:
+    processes = job.get("processes", 1)
+    if processes > 1:
+        ranks.join(processes)
+    if stage.family and ranks.first():
         store.go_on(stage.key, stage.family, stage.settings["rounds"])
+    ranks.meet()
 
     def open_input(ref: Ref) -> Any:
         return load_artifact(kinds[ref.stage], store.path(keys[ref.stage]))
@@ -108,8 +155,11 @@ def _run(job: dict[str, Any], events: Events) -> None:
         open_input,
         project=Path(job["project"]),
         work=store.scratch(stage.key),
-        emit=events.emit,
+        emit=events.of_first,
     )
+    peaks = ranks.gathered(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    if not ranks.first():
+        return ranks.leave()
     folder = store.temporary()
     try:
         with readable_errors(store.root):
@@ -123,13 +173,21 @@ def _run(job: dict[str, Any], events: Events) -> None:
             "seconds": round(time.monotonic() - start, 1),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": job.get("versions", {}),
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_bytes": _peak(peaks),
+            "processes": processes,
         }
         if stage.family:
             store.keep_state(stage.key, stage.family, stage.settings["rounds"])
         store.publish(stage.key, folder, manifest)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    ranks.leave()
+
+
+def _peak(others: list[int]) -> int:
+    """Bytes that all processes of the stage held at most, this one to its end."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (own + sum(others[1:])) * 1024
 
 
 def _rehearse(job: dict[str, Any], stage: PlannedStage, store: Store, events: Events) -> None:

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 Kind = Literal["cpu", "cuda"]
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_DEVICE = re.compile(r"(?:(cpu|cuda)(?:$|:(?=\d)))?(?:(\d+(?:\.\d+)?)(KiB|MiB|GiB|TiB))?")
+_DEVICE = re.compile(
+    r"(?:(\d+)x(?=cuda))?(?:(cpu|cuda)(?:$|:(?=\d)))?(?:(\d+(?:\.\d+)?)(KiB|MiB|GiB|TiB))?"
+)
 _WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -20,6 +22,8 @@ class Device:
     kind: Kind
     memory: int | None
     name: str
+    count: int | None = None
+    """How many there are: GPUs alike, or cores; `memory` is that of one GPU, or of all cores."""
 
     def number_bytes(self, settings: Mapping[str, Any]) -> int:
         """Bytes of one number of a model whose source has these settings."""
@@ -27,15 +31,20 @@ class Device:
 
 
 def parse_device(text: str, detected: Device) -> Device:
-    """`cpu`, `cuda:80GiB`, `cpu:16GiB` or only a size. Raises ValueError for anything else."""
+    """`cpu`, `cuda:80GiB`, `4xcuda:80GiB`, `cpu:16GiB` or only a size. Raises ValueError for
+    anything else."""
     match = _DEVICE.fullmatch(text)
     if match is None or not text:
         raise ValueError(
-            f"`{text}` names no device; write `cpu`, `cpu:16GiB`, `cuda:80GiB` or `24GiB`"
+            f"`{text}` names no device; write `cpu`, `cpu:16GiB`, `cuda:80GiB`, `4xcuda:80GiB` or "
+            "`24GiB`"
         )
-    kind: Kind = "cuda" if "cuda" in (match[1] or detected.kind) else "cpu"
-    if match[2] is None:
+    many, named, number, unit = match.groups()
+    kind: Kind = "cuda" if "cuda" in (named or detected.kind) else "cpu"
+    if number is None:
         memory = detected.memory if kind == detected.kind else None
     else:
-        memory = int(float(match[2]) * _UNITS[match[3]])
-    return Device(kind, memory, text)
+        memory = int(float(number) * _UNITS[unit])
+    here = detected.count if kind == detected.kind else None
+    alone = 1 if kind == "cuda" and named else here
+    return Device(kind, memory, text, int(many) if many else alone)

@@ -30,6 +30,8 @@ CELLS = 1 << 23
 """Logits that are there at once when the head's gradient is formed without a graph."""
 TABLE = 1 << 21
 """Entries of one distribution of a chunk of tokens."""
+BUCKET = 1 << 22
+"""Numbers of a gradient that processes exchange at once."""
 DECODED = 64
 """Completions that are decoded side by side."""
 JUDGED = 8192
@@ -264,6 +266,20 @@ def allocator(lines: Sequence[Line]) -> Line:
     share = Range(0, 0.03, 0.12)
     held = peak(lines).expected
     return Line("allocator", "0 to 12 % that is freed and not given back", share * held)
+
+
+def exchange(count: int) -> Line:
+    """What of the gradient is on its way between processes."""
+    text = f"{BUCKET:,} numbers of the gradient × 8 B × 4, between {count} processes"
+    return Line("exchange", text, Range(1, 2, 4) * (BUCKET * 8), UPDATE)
+
+
+def further(lines: Sequence[Line], count: int) -> Line:
+    """Other processes beside this one, in the same memory."""
+    each = peak(lines)
+    return Line(
+        "processes", f"{count} more with as much, {each.expected / MIB:,.0f} MiB", each * count
+    )
 
 
 def to_json(lines: Sequence[Line]) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from grape.compiler.estimates.texts import Texts, texts_of
 from grape.compiler.estimates.work import Sequences, Work
 from grape.compiler.formula.fixed import foreknown
 from grape.compiler.graph import Stage
+from grape.compiler.plan import processes_of
 from grape.compiler.verbs import verb
 
 ANSWER = Range(0.1, 0.5, 1)
@@ -117,7 +118,21 @@ def estimate_stages(
     """The estimate of every stage, by name. `stored` gives the artifact of a stage that is made
     already: its header is more exact than what can be told from settings."""
     known = Known(project, device, stored)
-    return {stage.name: _estimate(stage, known) for stage in stages}
+    return {stage.name: _together(_estimate(stage, known), stage, known) for stage in stages}
+
+
+def _together(alone: Estimate, stage: Stage, known: Known) -> Estimate:
+    """The estimate of a stage that several processes make: each holds all of it, and processes on
+    one CPU share its memory."""
+    count = processes_of(stage)
+    if count == 1:
+        return alone
+    lines = alone.lines
+    if any(line.phase == memory.UPDATE for line in lines):
+        lines += (memory.exchange(count),)
+    if known.device.kind == "cpu":
+        lines += (memory.further(lines, count - 1),)
+    return replace(alone, lines=lines)
 
 
 def _estimate(stage: Stage, known: Known) -> Estimate:
@@ -343,20 +358,11 @@ def _training_work(stage: Stage, model: Model, made: Sequences) -> Work:
 
 def _draw(stage: Stage, known: Known) -> Estimate:
     model, settings = known.model(stage, "model"), stage.settings
-    source = source_of(stage, "prompts")
-    texts = known.texts.get(source)
-    view = next((edge.view for edge in stage.inputs if edge.port == "prompts"), None)
-    if model is None or texts is None:
+    made = None if model is None else _drawn(stage, known, model)
+    if model is None or made is None:
         return Estimate((memory.process(True),), notes=("its model or its prompts are not known",))
-    there = texts.count(view)
-    wanted = settings["prompts"] or there
-    prompts = wanted if stage.verb == "sample" else min(wanted, there)
-    prompt = texts.tokens("prompt", model.counter)
-    answer = ANSWER * settings["max_tokens"]
-    made = Sequences(
-        prompts, settings["group"], prompt, replace(answer, low=max(1, answer.low)), True
-    )
     known.made[stage.name] = made
+    prompt, prompts = made.prompt, int(made.groups)
     lines = [] if known.inside else [memory.process(True), memory.weights(model.facts, model.width)]
     if settings.get("engine", OWN) != OWN and known.device.memory:
         lines.append(memory.engine(settings, known.device.memory))
@@ -388,6 +394,27 @@ def _revise(stage: Stage, known: Known) -> Estimate:
     known.made[stage.name] = replace(before, group=group[settings["gives"]])
     moved = 0 if known.inside else model.bytes
     return Estimate(tuple(lines), work.sampling(model.facts, drawn), moved, model.facts.parameters)
+
+
+def _drawn(stage: Stage, known: Known, model: Model) -> Sequences | None:
+    """What `sample` or `evaluate` makes: of prompts, or of rollouts that it goes on from, whose
+    tokens are then part of the prompt."""
+    settings, source = stage.settings, source_of(stage, "prompts")
+    answer = ANSWER * settings["max_tokens"]
+    answer = replace(answer, low=max(1, answer.low))
+    before, texts = known.made.get(source), known.texts.get(source)
+    if before is not None:
+        groups = settings["prompts"] or before.groups
+        prompt = before.prompt + before.completion
+        return Sequences(groups, settings["group"], prompt, answer, False)
+    if texts is None:
+        return None
+    view = next((edge.view for edge in stage.inputs if edge.port == "prompts"), None)
+    there = texts.count(view)
+    wanted = settings["prompts"] or there
+    prompts = wanted if stage.verb == "sample" else min(wanted, there)
+    prompt = texts.tokens("prompt", model.counter)
+    return Sequences(prompts, settings["group"], prompt, answer, True)
 
 
 def _selected(stage: Stage, known: Known) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from grape.compiler.formula.ir import Term
-from grape.compiler.formula.quantities import QUANTITIES
+from grape.compiler.formula.quantities import QUANTITIES, markers_of
 
 Bounds = tuple[float, float]
 
@@ -38,8 +38,9 @@ def _bounds(term: Term, args: list[Bounds]) -> Bounds:
         assert not isinstance(value, str)
         return float(value), float(value)
     if term.op == "input":
-        quantity = QUANTITIES.get(str(term.attr("name")))
-        return quantity.bounds if quantity else _ALL
+        name = str(term.attr("name"))
+        quantity = QUANTITIES.get(name)
+        return quantity.bounds if quantity else _BOOL if markers_of(name) else _ALL
     if term.op == "reduce":
         return _reduced(str(term.attr("kind")), args)
     rule = _RULES.get(term.op)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from grape.compiler.formula import functions
-from grape.compiler.formula.expressions import apply, expression, level_named
+from grape.compiler.formula.expressions import apply, expression, level_named, texts
 from grape.compiler.formula.ir import Scalar
 from grape.compiler.formula.levels import Level, covers
+from grape.compiler.formula.quantities import span_name
 from grape.compiler.formula.scope import Scope
 from grape.dsl import ast
 from grape.dsl.nearest import did_you_mean
@@ -30,6 +31,8 @@ def call(scope: Scope, node: ast.Call) -> int:
             raise scope.refuse("G311", f"`{name}` has no argument `{arg.name.name}`", arg.name.span)
     if name == "sum_of_parts":
         return _sum_of_parts(scope, node)
+    if name == "span":
+        return _span(scope, node)
     args = [expression(scope, arg.value) for arg in node.args]
     if name in functions.EXTREMES:
         if len(args) < 2:
@@ -69,6 +72,19 @@ def _sum_of_parts(scope: Scope, node: ast.Call) -> int:
         scope.part = None
     assert total is not None
     return total
+
+
+def _span(scope: Scope, node: ast.Call) -> int:
+    """`span(OPENING, CLOSING)`: 1 at the tokens between two texts of the completion."""
+    found = [texts(scope, arg.value) for arg in node.args]
+    if len(found) != 2 or any(text is None or len(text) != 1 for text in found):
+        message = '`span` takes two texts, as in `span("<think>", "</think>")`'
+        raise scope.refuse("G311", message, node.span)
+    opening, closing = (text[0] for text in found if text)
+    if not opening and not closing:
+        message = "a span without an opening and a closing text is the whole completion"
+        raise scope.refuse("G311", message, node.span, hint="write `active`, or leave it out")
+    return scope.terms.input(span_name(opening, closing), Level.TOKEN, False)
 
 
 def _side(scope: Scope, name: str, arg: int, span: Span) -> int:
@@ -157,6 +173,8 @@ def _per(scope: Scope, name: str, node: ast.Call) -> int:
     level = scope.terms.items[value].level
     if level is target or not covers(level, target):
         message = f"this is one number per {level}, so it cannot be reduced per {target}"
+        if level is target:
+            message = f"this is one number per {level} already; a coarser level has several of it"
         raise scope.refuse("G302", message, first.span)
     if name in functions.WITHIN:
         return _within(scope, name, value, target, options, node)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable
 
 from grape.compiler.formula.infer import line_levels
-from grape.compiler.formula.ir import Formula
+from grape.compiler.formula.ir import Formula, Scalar
 from grape.compiler.formula.levels import Level
 from grape.compiler.formula.mathematics import Writer
-from grape.compiler.formula.quantities import QUANTITIES, TRAINED
+from grape.compiler.formula.quantities import QUANTITIES, SAMPLED, TRAINED
 from grape.dsl import ast
 
 _FORWARD, _BACKWARD = 1, 2
@@ -32,17 +33,23 @@ def explain(declaration: ast.AlgorithmDecl, formula: Formula, *, latex: bool = F
         rows = " \\\\\n".join(f"  {head} &{text}" for head, text in lines)
         return f"\\begin{{align*}}\n{rows}\n\\end{{align*}}"
     levels = line_levels(declaration, params)
-    texts = [f"{head}{text}" for head, text in lines]
-    width = min(72, max(len(text) for text in texts))
-    listed = ", ".join(f"{name} = {value}" for name, value in formula.params)
-    shown = [f"{formula.name}({listed}) on {formula.on}", ""]
+    listed = ", ".join(f"{name} = {_value(value)}" for name, value in formula.params)
+    head = f"{formula.name}({listed}) on {formula.on}"
+    shown = [*textwrap.wrap(head, 100, subsequent_indent="  ", break_long_words=False), ""]
     if declaration.doc:
         shown += [declaration.doc, ""]
     shown += [
-        f"  {text:<{width}}  {level or ''}".rstrip()
-        for text, level in zip(texts, levels, strict=True)
+        f"  {level or '':<8}  {head}{text}"
+        for (head, text), level in zip(lines, levels, strict=True)
     ]
     return "\n".join([*shown, "", *_facts(formula)])
+
+
+def _value(value: Scalar) -> str:
+    """A parameter's value as the language writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else f"{value:g}"
 
 
 def lines_of(declaration: ast.AlgorithmDecl) -> list[str]:
@@ -84,11 +91,12 @@ def _first(doc: str) -> str:
 
 def _facts(formula: Formula) -> list[str]:
     passes, cost = _passes(formula)
+    apart = "sampling and the solver apart" if formula.constraints else "sampling apart"
     facts = [
         f"needs     {', '.join(sorted(formula.needs | formula.index_sets))}",
-        f"forwards  {'; '.join(passes)}",
+        *_listed("forwards", passes),
         f"coupling  {_COUPLING[formula.coupling]}",
-        f"cost      {cost:.2f} times supervised fine-tuning per token, sampling apart",
+        f"cost      {cost:.2f} times supervised fine-tuning per token, {apart}",
     ]
     if formula.memory:
         kept = ", ".join(f"{name} (from {first:g})" for name, first, _ in formula.memory)
@@ -99,9 +107,25 @@ def _facts(formula: Formula) -> list[str]:
         facts.append("head      a score head, trained with the model: it becomes a reward model")
     if formula.constraints:
         facts.append("solver    a constrained step: `natural_gradient` or `penalty`")
-    brought = sorted(name for name in formula.needs if name not in TRAINED and name in QUANTITIES)
-    facts += [f"supplied  `{name}`: {QUANTITIES[name].meaning}" for name in brought]
-    return facts
+    return facts + _supplied(formula)
+
+
+def _supplied(formula: Formula) -> list[str]:
+    """What a sampler or a scorer has to bring, and what to write for it."""
+    lines = []
+    for name in sorted(formula.needs | formula.index_sets):
+        if name in TRAINED or not (name in QUANTITIES or name in SAMPLED):
+            continue
+        meaning = QUANTITIES[name].meaning if name in QUANTITIES else f"the level `{name}`"
+        lines.append(f"supplied  `{name}`: {meaning}")
+        if name in SAMPLED:
+            lines.append(f"          {SAMPLED[name]}")
+    return lines
+
+
+def _listed(head: str, items: list[str]) -> list[str]:
+    """One item on each line, the first beside the heading."""
+    return [f"{head if number == 0 else '':<8}  {item}" for number, item in enumerate(items)]
 
 
 def _passes(formula: Formula) -> tuple[list[str], float]:
@@ -116,6 +140,9 @@ def _passes(formula: Formula) -> tuple[list[str], float]:
         if needs & {f"{prefix}_logp", f"{prefix}_logp_all"}:
             passes.append(text)
             cost += 0 if prefix == "old" else _FORWARD
+    if "mismatched" in needs:
+        passes.append("policy and reference on each completion after another's prompt")
+        cost += 2 * _FORWARD
     if formula.coupling is Level.BATCH:
         passes.append("the policy, without gradient, for the values of the whole batch")
         cost += _FORWARD

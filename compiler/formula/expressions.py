@@ -70,7 +70,7 @@ def _is_text(scope: Scope, node: ast.Expr) -> bool:
 
 def _text_test(scope: Scope, node: ast.Binary) -> int:
     """`variant == "ring"` and `variant in ["a", "b"]`: decided before the run."""
-    left, right = _texts(scope, node.left), _texts(scope, node.right)
+    left, right = texts(scope, node.left), texts(scope, node.right)
     if left is None or right is None or len(left) != 1 or node.op not in ("==", "!=", "in"):
         message = 'text is compared with text, as in `variant == "ring"`'
         raise scope.refuse("G308", message, node.span)
@@ -84,7 +84,8 @@ def _text_test(scope: Scope, node: ast.Binary) -> int:
     return scope.terms.const((left[0] in right) != (node.op == "!="))
 
 
-def _texts(scope: Scope, node: ast.Expr) -> list[str] | None:
+def texts(scope: Scope, node: ast.Expr) -> list[str] | None:
+    """Text that is known before the run: written out, a text parameter, or a list; else None."""
     match node:
         case ast.String():
             return [node.value]
@@ -119,7 +120,7 @@ def _name(scope: Scope, name: str, span: Span) -> int:
     quantity = QUANTITIES[name]
     if scope.on not in quantity.on:
         step = (
-            "score them first: `score(rollouts, …)`"
+            "only scored Rollouts have it: `score(rollouts, …)`"
             if name == "reward"
             else (f"only {' and '.join(quantity.on)} have it")
         )
@@ -155,10 +156,13 @@ def level_named(scope: Scope, ident: ast.Ident) -> Level:
     try:
         level = Level(ident.name)
     except ValueError:
-        hint = did_you_mean(ident.name, [level.value for level in Level])
-        raise scope.refuse("G301", f"there is no level `{ident.name}`{hint}", ident.span) from None
+        known = [level.value for level in Level]
+        message = f"there is no level `{ident.name}`{did_you_mean(ident.name, known)}"
+        way = f"the levels are {', '.join(known)}"
+        raise scope.refuse("G301", message, ident.span, hint=way) from None
     if level is Level.PAIR and scope.on != "Preferences":
-        raise scope.refuse("G307", f"{scope.on} have no pairs", ident.span)
+        message = f"{scope.on} have no pairs; only Preferences do: `pair(…)`"
+        raise scope.refuse("G307", message, ident.span)
     if level in (Level.STEP, *SUBGROUPS) and scope.on != "Rollouts":
         raise scope.refuse("G307", f"{scope.on} have no {level}s; only Rollouts do", ident.span)
     return level

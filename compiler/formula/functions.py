@@ -38,7 +38,7 @@ NAMES = (
     | WITHIN
     | ALONG_TOKENS
     | SIDES
-    | {"clamp", "gae", "sum_of_parts"}
+    | {"clamp", "gae", "sum_of_parts", "span"}
 )
 
 BINARY = {

@@ -57,7 +57,9 @@ def infer(
     scope = Scope(declaration.on.name, params, parts, judged, choices_of(declaration.params))
     if scope.on not in BATCHES:
         hint = did_you_mean(scope.on, BATCHES)
-        scope.refuse("G306", f"there is no batch `{scope.on}`{hint}", declaration.on.span)
+        way = f"an algorithm is on {', '.join(BATCHES[:-1])} or {BATCHES[-1]}"
+        message = f"there is no batch `{scope.on}`{hint}"
+        scope.refuse("G306", message, declaration.on.span, hint=way)
         return None, scope.findings
     body = _body(scope, declaration)
     if len(body.objectives) != 1 and body.whole and not scope.findings:
@@ -152,7 +154,7 @@ def _check_numbers(scope: Scope, roots: list[int]) -> None:
         term = items[index]
         if term.op == "impossible":
             where = scope.impossible[int(term.attr("number"))]
-            scope.refuse("G310", "these numbers cannot be combined so", where)
+            scope.refuse("G310", f"`{where.text}` has no value", where)
         if term.op == "div" and index in scope.divisors and not excludes_zero(spans[term.args[1]]):
             where = scope.divisors[index]
             message = f"this divides by `{where.text}`, which can be zero"

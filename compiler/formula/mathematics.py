@@ -89,6 +89,14 @@ _LATEX_FUNCTIONS = {
 }
 
 
+def _verbatim(text: str) -> str:
+    """Text inside LaTeX mathematics."""
+    plain = text.strip().replace("\\", r"\textbackslash ")
+    for special in "#$%&_{}":
+        plain = plain.replace(special, "\\" + special)
+    return rf"\text{{{plain}}}"
+
+
 @dataclass(frozen=True, slots=True)
 class Writer:
     """Writes expressions; `params` are values that decide tests of parameters."""
@@ -106,7 +114,7 @@ class Writer:
         """The expression, in brackets where `binding` is tighter than its own."""
         match node:
             case ast.Number():
-                return f"{node.value:g}"
+                return self._number(node.value)
             case ast.Bool():
                 return str(node.value).lower()
             case ast.String():
@@ -132,6 +140,16 @@ class Writer:
             case ast.Call():
                 return self._call(node)
         return "…"
+
+    def _number(self, value: float) -> str:
+        """`1e-8`, and 10 to the power of -8 in LaTeX."""
+        digits, _, power = f"{value:g}".partition("e")
+        if not power:
+            return digits
+        if not self.latex:
+            return f"{digits}e{int(power)}"
+        factor = "" if digits == "1" else rf"{digits} \cdot "
+        return f"{factor}10^{{{int(power)}}}"
 
     def decided(self, test: ast.Expr) -> bool | None:
         """Whether a test of parameters alone holds; None for one of the batch."""
@@ -159,6 +177,8 @@ class Writer:
             base = self.write(node.left, own + 1)
             return f"{base}^{{{power}}}" if self.latex else f"{base}^{power}"
         left, right = self.write(node.left, own), self.write(node.right, own + 1)
+        if isinstance(node.right, ast.Unary) and node.right.op == "-":
+            right = self._bracketed(self.write(node.right), True)
         shown = (_LATEX_OPERATORS if self.latex else _OPERATORS).get(node.op, node.op)
         return self._bracketed(f"{left} {shown} {right}", own < binding)
 
@@ -176,11 +196,12 @@ class Writer:
 
     def _call(self, node: ast.Call) -> str:
         name = node.function.name if isinstance(node.function, ast.Name) else "…"
+        if name == "span":
+            return self._span(node)
         level = next((arg.per.name for arg in node.args if arg.per), None)
         args = [self.write(arg.value) for arg in node.args if arg.name is None]
-        where = next((arg for arg in node.args if arg.name and arg.name.name == "where"), None)
         if level is not None:
-            return self._reduction(name, level, args[0], where)
+            return self._reduction(name, level, args[0], node)
         if name == "abs":
             return rf"\left|{args[0]}\right|" if self.latex else f"|{args[0]}|"
         if name == "sqrt" and self.latex:
@@ -192,7 +213,27 @@ class Writer:
         shown = _LATEX_FUNCTIONS.get(name) or rf"\operatorname{{{plain}}}"
         return rf"{shown}\left({listed}\right)"
 
-    def _reduction(self, name: str, level: str, value: str, where: ast.Arg | None) -> str:
+    def _span(self, node: ast.Call) -> str:
+        """The indicator of the tokens between two texts, the texts of parameters written out."""
+        found = [
+            str(self.params.get(arg.value.name, arg.value.name))
+            if isinstance(arg.value, ast.Name)
+            else arg.value.value
+            for arg in node.args
+            if isinstance(arg.value, ast.Name | ast.String)
+        ]
+        ends = [text.strip() or word for text, word in zip(found, ("start", "end"), strict=True)]
+        if self.latex:
+            return r"\mathbb{1}_{" + r"\ldots ".join(_verbatim(text) for text in ends) + "}"
+        return f"𝟙[{' to '.join(ends)}]"
+
+    def _reduction(self, name: str, level: str, value: str, node: ast.Call) -> str:
+        named = {arg.name.name: arg for arg in node.args if arg.name}
+        where = named.pop("where", None)
+        more = [f"{option} {self.write(arg.value)}" for option, arg in named.items()]
+        if more:
+            listed = ", ".join(more)
+            value += rf"\text{{; {listed}}}" if self.latex else f"; {listed}"
         if self.latex:
             shown = r"\sum" if name == "sum" else rf"\operatorname{{{name}}}"
             test = "" if where is None else rf" \,\middle|\, {self.write(where.value)}"

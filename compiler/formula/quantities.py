@@ -6,6 +6,7 @@ anything runs; a batch holds only the ones that its makers supply.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from grape.compiler.formula.levels import Level
@@ -89,12 +90,10 @@ QUANTITIES: dict[str, Quantity] = {
         Level.SEQUENCE, "share of distinct members in its set", on=_ROLLOUTS, bounds=_SHARE
     ),
     "probe": Quantity(Level.SEQUENCE, "1 where a hint was injected", on=_ROLLOUTS, bounds=_SHARE),
-    "proposal_logp": Quantity(Level.TOKEN, "log-prob under the proposal of a probe", on=_ROLLOUTS),
-    "thought": Quantity(Level.TOKEN, "1 within the reasoning span", on=_ROLLOUTS, bounds=_SHARE),
-    "code_position": Quantity(
-        Level.SEQUENCE, "token at which its first code block starts", on=_ROLLOUTS, bounds=_COUNT
+    "module": Quantity(
+        Level.SEQUENCE, "place of the call in its program, from 0", on=_ROLLOUTS, bounds=_COUNT
     ),
-    "uses_code": Quantity(Level.SEQUENCE, "1 where it has code", on=_ROLLOUTS, bounds=_SHARE),
+    "proposal_logp": Quantity(Level.TOKEN, "log-prob under the proposal of a probe", on=_ROLLOUTS),
 }
 
 PART_QUANTITIES = {
@@ -106,9 +105,25 @@ PART_QUANTITIES = {
 """Inside `sum_of_parts`: the word, and the quantity `PREFIX.PART` of level sequence it reads."""
 
 
+def span_name(opening: str, closing: str) -> str:
+    """The full name of a `span` of the text, as a formula writes it."""
+    texts = (json.dumps(text, ensure_ascii=False) for text in (opening, closing))
+    return f"span({', '.join(texts)})"
+
+
+def markers_of(name: str) -> tuple[str, str] | None:
+    """The two texts of a `span` by its full name; None for any other quantity."""
+    if not name.startswith("span("):
+        return None
+    opening, closing = json.loads(f"[{name.removeprefix('span(')[:-1]}]")
+    return opening, closing
+
+
 def level_of(name: str) -> Level:
     """The level of a quantity by its full name: `reward.PART` is one per sequence, what `state`
-    keeps is one number."""
+    keeps is one number, a `span` is one per token."""
+    if name.startswith("span("):
+        return Level.TOKEN
     head, dot, _ = name.partition(".")
     if dot:
         return Level.BATCH if head == "state" else Level.SEQUENCE
@@ -136,7 +151,14 @@ SAMPLED: dict[str, str] = {
     "greedy_reward": "write `greedy = true` in the braces of `sample`",
     "revised": 'write `revise(policy, scored, RUBRIC) { gives = "group" }`',
     **dict.fromkeys(("set", "diversity"), "write `sampler = vine()` in the braces of `sample`"),
-    **dict.fromkeys(("tree", "node_value", "parent_value", "leaves"), _TREE),
     "step": _TREE + ', or `turns(tools = [python("tools.py:name")])`: a turn is a step',
+    "cluster": 'write `cluster = "number"` in the braces of `score`',
+    "prefix_value": "sample from scored trees with `sampler = prefixes()`",
+    "module": 'sample from rollouts with `sampler = module(prompt = "{completion}")`',
+    **dict.fromkeys(
+        ("probe", "proposal_logp"),
+        'sample from scored rollouts with `sampler = probe(hints = [" Wait,"])`',
+    ),
+    **dict.fromkeys(("tree", "node_value", "parent_value", "leaves"), _TREE),
 }
 """Quantities and levels that only some samplings bring, and what to write for them."""

@@ -16,6 +16,7 @@ from grape.compiler.hygiene.walk import (
     setting_span,
     source_of,
 )
+from grape.compiler.verbs.sample import FOLLOWING
 from grape.dsl import ast
 from grape.dsl.findings import Finding, Label
 
@@ -85,6 +86,8 @@ def _thinned(stage: Stage, scope: Scope) -> bool:
         source = scope.local.get(edge.source)
         if source is None or source.verb in ("keep", "best", "pair"):
             return source is not None
+        if source.verb == "sample":
+            return (source.settings["sampler"] or {}).get("kind") in FOLLOWING
         edge = input_of(source, "rollouts")
     return False
 

@@ -12,7 +12,7 @@ from grape.dsl.source import Span
 
 
 def check_revising(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding]:
-    """Revisions by another rubric than the scores (G258), settings without effect (G288), and
+    """Revisions by another rubric than the scores (G258), settings without effect (G298), and
     revisions that an algorithm takes for samples of the plain prompt (G438)."""
     for scope in scopes_of(graph):
         if scope.stage.verb == "revise":
@@ -31,7 +31,7 @@ def _idle(stage: Stage, declared: ast.PipelineDecl) -> Iterator[Finding]:
     if name in stage.given and (pairs or not better):
         span = setting_span(stage, declared, name)
         yield Finding(
-            "G288", f"`{name}` does nothing here: {why}", span, hint=f"{hint} leave it out".strip()
+            "G298", f"`{name}` does nothing here: {why}", span, hint=f"{hint} leave it out".strip()
         )
 
 

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 from grape.compiler.engines import OWN
 from grape.compiler.graph import Graph, Stage
-from grape.compiler.hygiene.walk import Scope, input_of, scopes_of, setting_span
+from grape.compiler.hygiene.walk import Scope, input_of, samplers, scopes_of, setting_span
+from grape.compiler.verbs.sample import FOLLOWING
 from grape.dsl import ast
 from grape.dsl.findings import Finding, Label
 
 
 def check_sampling(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding]:
     """`prompts` of `keep` where nothing can be sampled again (G271), `max_tries` alone (G272);
-    curricula without effect (G277) or sense (G278);
+    curricula without effect (G277) or sense (G278); two ways of drawing in one batch (G288);
     seeds that an engine cannot keep to (G612);
     `replay` outside a repeat (G275) and under a formula that is on-policy (G276)."""
     for scope in scopes_of(graph):
@@ -26,6 +27,8 @@ def check_sampling(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding
             span = setting_span(stage, declared, "seed")
             hint = f'for the same bytes again sample with `engine = "{OWN}"`'
             yield Finding("G612", message, span, hint=hint)
+        if stage.verb == "sample":
+            yield from _mixed(scope, declared)
         if stage.verb == "train":
             yield from _stale(scope, declared)
         if stage.verb != "keep":
@@ -45,6 +48,25 @@ def check_sampling(graph: Graph, declared: ast.PipelineDecl) -> Iterator[Finding
             span = setting_span(stage, declared, "max_tries")
             hint = "say how many prompts are to be left: `prompts = 16`"
             yield Finding("G272", message, span, hint=hint)
+
+
+def _mixed(scope: Scope, declared: ast.PipelineDecl) -> Iterator[Finding]:
+    """Completions drawn in two ways in one batch: what they are trained at fits one of them."""
+    stage = scope.stage
+    if (stage.settings["sampler"] or {}).get("kind") not in ("probe", "module"):
+        return
+    for before in samplers(stage, scope.local):
+        for name in ("temperature", "top_p"):
+            own, other = stage.settings[name], before.settings[name]
+            if own != other:
+                message = (
+                    f"`{stage.name}` draws at `{name} = {own:g}` and goes on from `{before.name}`, "
+                    f"drawn at {other:g}; they are trained together, at one of the two"
+                )
+                labels = (Label(setting_span(before, declared, name), "drawn here"),)
+                span = setting_span(stage, declared, name)
+                yield Finding("G288", message, span, labels, hint=f"write `{name} = {other:g}`")
+                return
 
 
 def _curriculum(scope: Scope, declared: ast.PipelineDecl) -> Iterator[Finding]:
@@ -127,6 +149,9 @@ def _cannot(scope: Scope) -> tuple[str, str] | None:
         if source.verb == "keep" and source.settings["prompts"] is not None:
             return f"`{source.name}` does so already", "say `prompts` once, in the last `keep`"
         stage = source
+    if (stage.settings["sampler"] or {}).get("kind") in FOLLOWING:
+        what = f"`{stage.name}` goes on from rollouts that are there"
+        return what, "write `prompts` in a `keep` before it"
     if stage.settings["prompts"] is None:
         what = f"`{stage.name}` draws all prompts there are"
         return what, "set `prompts` in `sample`: how many are drawn each time"

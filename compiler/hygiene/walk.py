@@ -86,10 +86,12 @@ def samplers(stage: Stage, local: Local) -> Iterator[Stage]:
     """The `sample` stages behind the data of a stage."""
     for edge in stage.inputs:
         source = local.get(edge.source)
-        if edge.port not in ("data", "rollouts") or source is None:
+        if edge.port not in ("data", "rollouts", "prompts") or source is None:
             continue
         if source.verb == "sample":
             yield source
+            if (source.settings["sampler"] or {}).get("kind") in ("probe", "module"):
+                yield from samplers(source, local)  # what was gone on from is learned from too
         else:
             yield from samplers(source, local)
 

@@ -58,6 +58,42 @@ class Vine(Settings):
         return self.roots * self.states * self.width
 
 
+class Probe(Settings):
+    """`sampler = probe(…)`: failed completions go on after a hint that is put behind them."""
+
+    kind: Literal["probe"] = "probe"
+    """Which sampler."""
+    hints: Annotated[list[str], Field(min_length=1)]
+    """Texts, one of which is put behind a failed completion; each as likely as the others."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of the failed completions that are gone on with."""
+    success: float = 1.0
+    """A completion with less reward has failed."""
+
+
+class Prefixes(Settings):
+    """`sampler = prefixes(…)`: completions that go on from nodes of trees that were sampled."""
+
+    kind: Literal["prefixes"] = "prefixes"
+    """Which sampler."""
+    count: Count = 8
+    """Nodes of each prompt that are gone on from; the prompt itself is one of its nodes."""
+    width: Count = 1
+    """Completions of each node."""
+    value: Literal["mean", "max", "min"] = "mean"
+    """What a node is worth: the mean, best or worst reward of the leaves below it."""
+
+
+class Module(Settings):
+    """`sampler = module(…)`: the next call of a program, on what the call before it answered."""
+
+    kind: Literal["module"] = "module"
+    """Which sampler."""
+    prompt: str
+    """Template of the call's prompt: `{prompt}` and `{completion}` of the call before, and columns
+    of the data."""
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -105,7 +141,7 @@ class SampleSettings(Settings):
     """Sample from the likeliest tokens that hold this share of the probability."""
     stop: list[str] = Field(default=[])
     """Texts that end a completion."""
-    sampler: Tree | Vine | Turns | None = None
+    sampler: Tree | Vine | Turns | Probe | Prefixes | Module | None = None
     """How the completions of a prompt come about; none: each by itself, in one turn."""
     curriculum: ByColumn | ByRate | None = None
     """Which prompts are drawn in a round; none: all of them in turn, in passes."""
@@ -115,6 +151,8 @@ class SampleSettings(Settings):
     """Completions decoded side by side; changes time and memory only."""
     compact: bool = True
     """Finished completions make room for the next prompts at once; off only to compare."""
+    processes: Annotated[int, Field(ge=1)] = 1
+    """Processes that share the prompts, each with the whole model; changes time and memory only."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """What runs the model: Grape's own decode loop, or vLLM in the same process."""
     engine_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -127,8 +165,13 @@ _ADDS = {
     "tree": {"tree", "step", "node_value", "parent_value", "leaves"},
     "vine": {"set", "step", "diversity"},
     "turns": {"step"},
+    "probe": {"probe", "proposal_logp"},
+    "prefixes": {"prefix_value"},
+    "module": {"module"},
 }
 """By sampler: the quantities and levels that it brings to formulas."""
+FOLLOWING = ("probe", "prefixes", "module")
+"""Samplers that go on from rollouts instead of prompts."""
 
 
 def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:
@@ -139,7 +182,14 @@ def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> Ar
     model = inputs["model"]
     engine = model.engine if model.served else settings["engine"]
     text = model.served and engine != SERVER
-    return ArtifactType("Rollouts", columns=columns, served=text, adds=adds, engine=engine)
+    return ArtifactType(
+        "Rollouts",
+        columns=columns,
+        served=text,
+        adds=adds,
+        engine=engine,
+        group=settings["group"],
+    )
 
 
 VERB = Verb(
@@ -148,5 +198,5 @@ VERB = Verb(
     SampleSettings,
     _type,
     "2",
-    ports=(Port("model", "Model", served=True), Port("prompts", "Prompts")),
+    ports=(Port("model", "Model", served=True), Port("prompts", "Prompts or Rollouts")),
 )

@@ -24,13 +24,17 @@ class ScoreSettings(Settings):
     """Most completions that are scored in a minute; none: as fast as it goes."""
     workers: Annotated[int, Field(ge=0)] = 1
     """In a repeat: processes that score finished completions while the others are still being
-    drawn, where a reward takes time. 0: one after another, when all are drawn."""
+    drawn, where a reward takes time. 0, or where several `processes` sample: when all are drawn."""
+    cluster: Literal["text", "number", "last_line"] | None = None
+    """Completions of a prompt that agree in this part of their text are a `cluster`."""
     combine: Combine | None = None
     """How a rubric's items become one number; none: `confidence()` for a rubric."""
 
 
 def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:
-    return replace(inputs["rollouts"], scored=True)
+    made = inputs["rollouts"]
+    adds = made.adds | {"cluster"} if settings["cluster"] else made.adds
+    return replace(made, scored=True, adds=adds)
 
 
 VERB = Verb(

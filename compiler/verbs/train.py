@@ -74,6 +74,9 @@ class TrainSettings(Settings):
     skip_idle: bool = True
     """Leave out sequences that the formula provably does not touch, such as those of a group with
     equal rewards."""
+    processes: Annotated[int, Field(ge=1)] = 1
+    """Processes that share the sequences of an update, each with the whole model; changes time and
+    memory only."""
     overlong: Literal["error", "drop"] = "error"
     """What to do with a sequence longer than `max_length`."""
     max_length: Annotated[int, Field(ge=2)] | None = None

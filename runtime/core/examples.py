@@ -75,7 +75,7 @@ def of_rollouts(data: Rollouts, needs: Iterable[str]) -> list[Example]:
             tuple(row.prompt_ids),
             tuple(row.ids),
             row.group,
-            {"behavior_logp": row.logps, **_by_token(row)},
+            {"behavior_logp": row.logps, **row.tokens, **_by_token(row)},
             {
                 **({} if row.reward is None else {"reward": row.reward}),
                 "truncated": float(row.truncated),

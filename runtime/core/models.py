@@ -63,6 +63,12 @@ class Policy:
         for _, head in sorted(self.heads.items()):
             yield from head.parameters()
 
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """The same with their names."""
+        yield from self.model.named_parameters()
+        for name, head in sorted(self.heads.items()):
+            yield f"{name} head", head.weight
+
     def state_dict(self) -> dict[str, Any]:
         """Weights, heads and the number of updates, as a checkpoint keeps them."""
         kept = heads.state_of(self.heads)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from grape.runtime import ranks
 from grape.runtime.core.attention import Forest, Tree
 
 
@@ -119,14 +120,21 @@ def micro_batches(
     device: torch.device | str = "cpu",
     only: Sequence[int] | None = None,
 ) -> list[Micro]:
-    """Cut a batch (or its examples `only`) into micro-batches of at most `budget` input tokens,
-    as few as fit one after another, and of sizes as even as that allows.
+    """Cut this process's share of a batch (or of its examples `only`) into micro-batches of at
+    most `budget` input tokens, as few as fit one after another, and of sizes as even as that
+    allows.
 
     Units stay whole; one larger than the budget gets a micro-batch of its own. The gradient is the
     same for every budget. With `keep_groups` false, a shared prompt's completions may be split."""
     chosen = range(len(examples)) if only is None else only
     units = trees(examples, chosen, share=share, keep_groups=keep_groups, paired=paired)
     whole = keep_groups or paired
+    if not whole and ranks.busy() > 1:
+        tokens = sum(tokens_of(examples, tree) for unit in units for tree in unit)
+        most = min(budget, -(-tokens // ranks.busy()))
+        units = [[part] for unit in units for tree in unit for part in _split(examples, tree, most)]
+    sizes = [sum(tokens_of(examples, tree) for tree in unit) for unit in units]
+    units = [units[place] for place in ranks.share(sizes)]
     starts = _starts(examples)
     bins = _balanced(examples, units, budget, whole=whole)
     return [_micro(examples, rows, starts, packed, device) for rows in bins]

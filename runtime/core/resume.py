@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from grape.runtime import ranks
 from grape.runtime.core.models import Policy
 from grape.runtime.store import readable_errors
 
@@ -23,7 +24,10 @@ class Kept(Protocol):
 
 
 def save_checkpoint(work: Path, policy: Policy, trainer: Kept, done: int) -> None:
-    """Weights, the trainer's state and the number of updates done, under `work / "checkpoint"`."""
+    """Weights, the trainer's state and the number of updates done, under `work / "checkpoint"`;
+    of several processes the first one writes."""
+    if not ranks.first():
+        return
     state = {
         "policy": policy.state_dict(),
         "trainer": trainer.state_dict(),

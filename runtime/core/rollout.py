@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
+from grape.runtime import ranks
 from grape.runtime.artifacts import Completion, Item, Rollouts
 from grape.runtime.context import Emit
 from grape.runtime.core.attention import Forest, Tree, attending, check_served
@@ -108,14 +109,20 @@ def generate_for(
     was_training = policy.model.training
     policy.model.eval()
     begun = begun or [Begun(name, [], []) for name in names_of(items)]
+    mine = ranks.share([len(prompt) + group * max_tokens for prompt in prompts])
     groups: dict[int, list[Completion]] = {}
 
-    def complete(item: int, rows: list[Row]) -> None:
-        groups[item] = [completion_of(policy, items[item], prompts[item], row, how) for row in rows]
+    def complete(place: int, rows: list[Row]) -> None:
+        item = mine[place]
+        own = [replace(row, item=item) for row in rows]
+        groups[item] = [completion_of(policy, items[item], prompts[item], row, how) for row in own]
         if finished is not None:
             finished(groups[item])
 
-    _Decoding(policy, begun, prompts, how, emit, complete, talks).run()
+    if mine:
+        shared = [begun[item] for item in mine], [prompts[item] for item in mine]
+        _Decoding(policy, *shared, how, emit, complete, talks).run()
+    groups = {item: rows for part in ranks.gathered(groups) for item, rows in part.items()}
     policy.model.train(was_training)
     made = [row for item in range(len(items)) for row in groups[item]]
     sampling = {

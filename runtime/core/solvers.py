@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from grape.runtime.core.exchange import add_gradients, merged
 from grape.runtime.core.step import Stepping, pulled, states_of
 
 SHRINK = 0.8
@@ -113,6 +114,7 @@ class Curvature:
             item.grad = None
         for micro in step.cut():
             step.pull(step.reader.piece(micro), states_of(step.policy, micro), bent)
+        add_gradients(self.weights)
         found = _flat([item.grad for item in self.weights], self.weights)
         for item in self.weights:
             item.grad = None
@@ -124,8 +126,11 @@ class Curvature:
         step = self.stepping
         moved = {name: torch.zeros_like(value) for name, value in step.live.items()}
         parts = _parts(x, self.weights)
+        own: dict[str, list[Tensor]] = {name: [] for name in moved}
         for micro in step.cut(how=self.plain):
             piece = step.reader.piece(micro)
+            for name, places in own.items():
+                places.append(piece.places(name))
             with sdpa_kernel(SDPBackend.MATH):
                 read = step.reader.read(states_of(step.policy, micro), piece)
                 found = {name: value for name, value in read.items() if value.requires_grad}
@@ -142,7 +147,7 @@ class Curvature:
             for name, move in zip(found, moves, strict=True):
                 if move is not None:
                     moved[name][piece.places(name)] = move.to(moved[name].dtype)
-        return moved
+        return merged(moved, own)
 
     def _bent(self, moved: dict[str, Tensor]) -> dict[str, Tensor]:
         """How the gradient of the constraints by the live values moves with them."""

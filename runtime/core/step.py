@@ -18,6 +18,8 @@ from grape.compiler.formula.fixed import foreknown
 from grape.compiler.formula.ir import Formula
 from grape.compiler.formula.levels import SUBGROUPS, Level
 from grape.compiler.formula.vocabulary import split
+from grape.runtime import ranks
+from grape.runtime.core import exchange
 from grape.runtime.core.attention import attending, check_served
 from grape.runtime.core.live import Live, Piece
 from grape.runtime.core.logprob import fusable
@@ -124,7 +126,7 @@ def values_of(
                 count = len(examples) if name == "score" else live.tokens
                 found[name] = value.new_zeros((count, *value.shape[1:]))
             found[name][piece.places(name)] = value
-    return found
+    return exchange.united(found, policy.device)
 
 
 def layout_of(
@@ -262,14 +264,17 @@ class Stepping:
         fused = self.how.fused and fusable(self.policy.network)
         known = self.weights() if fused and self.known.weights else None
         formula = self.compiled.formula
-        if formula.coupling is Level.BATCH and len(micros) > 1 and known is None:
+        several = len(micros) > 1 or ranks.size() > 1
+        if formula.coupling is Level.BATCH and several and known is None:
             self.fill(micros)
         for micro in micros:
             if fused:
                 self._fused(micro, known)
             else:
                 self._plain(micro)
-        if not micros:  # an optimizer moves weights by a gradient of zero, too
+        exchange.add_gradients(self.policy.parameters())
+        self._merge(micros)
+        if not busy:  # an optimizer moves weights by a gradient of zero, too
             for parameter in self.policy.parameters():
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
@@ -343,6 +348,13 @@ class Stepping:
         for micro in micros:
             piece = self.reader.piece(micro)
             self._note(piece, self.reader.read(states_of(self.policy, micro), piece))
+        self._merge(micros)
+
+    def _merge(self, micros: Sequence[Micro]) -> None:
+        """The live values of all processes' micro-batches, where each has filled in its own."""
+        pieces = [self.reader.piece(micro) for micro in micros if ranks.size() > 1]
+        own = {name: [piece.places(name) for piece in pieces] for name in self.live}
+        self.live = exchange.merged(self.live, own)
 
     def _note(self, piece: Piece, found: Mapping[str, Tensor]) -> None:
         for name, value in found.items():

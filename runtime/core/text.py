@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from grape.runtime.artifacts import Item
+from grape.runtime.artifacts import Item, Place
 from grape.runtime.errors import StageError
 
 
@@ -14,6 +14,8 @@ def prompt_ids(tokenizer: Any, item: Item, tools: list[dict[str, Any]] | None = 
     is shown the tools.
 
     Raises StageError when there is nothing to begin from."""
+    if isinstance(item, Place):
+        return list(item.ids)
     if item.prompt is not None:
         return encode_prompt(tokenizer, item.prompt)
     return _templated(tokenizer, _asked(item), generate=True, tools=tools)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from grape.compiler.types import SERVER
+from grape.runtime import ranks
 from grape.runtime.artifacts import Completion, Item, Rollouts
 from grape.runtime.context import Emit
 from grape.runtime.critics.questions import Failed
@@ -100,7 +101,8 @@ def completions_of(model: Any, items: Sequence[Item], **how: Any) -> Rollouts:
     """Completions by a model, here or behind a server; see `generate_served` for the settings."""
     if isinstance(model, Served):
         here = ("rows", "compact")
-        return generate_served(model, items, **{k: v for k, v in how.items() if k not in here})
+        asked = {name: value for name, value in how.items() if name not in here}
+        return ranks.once(lambda: generate_served(model, items, **asked))
     from grape.runtime.core.rollout import generate_for
 
     return generate_for(model, items, **how)

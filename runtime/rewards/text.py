@@ -7,7 +7,7 @@ Each maker takes the parameters of the call and returns a function of one comple
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -37,6 +37,18 @@ def last_number(text: str) -> Decimal | None:
     if found is None:
         return None
     return Decimal(found.replace(",", "").replace("−", "-"))
+
+
+def clusters(texts: Sequence[str], extract: str) -> list[int]:
+    """The number of each text's cluster: those from which the same is extracted share one, counted
+    in the order in which they come; a text that gives nothing is alone."""
+    numbers: dict[object, int] = {}
+    found = []
+    for place, text in enumerate(texts):
+        answer = last_number(text) if extract == "number" else _EXTRACT[extract](text)
+        key = ("alone", place) if answer in (None, "") else answer
+        found.append(numbers.setdefault(key, len(numbers)))
+    return found
 
 
 def _last_line(text: str) -> str:

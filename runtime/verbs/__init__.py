@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
+from grape.runtime import ranks
 from grape.runtime.context import Context
 
 Run = Callable[[Context, dict[str, Any]], Any]
@@ -37,9 +38,15 @@ VERBS: dict[str, str] = {
 
 
 def run_of(verb: str) -> Run:
-    """The function of a verb; KeyError when there is none."""
+    """The function of a verb; KeyError when there is none. Rows are shared out among as many of
+    the processes as the stage asks for."""
     run: Run = import_module(VERBS[verb]).run
-    return run
+
+    def shared(context: Context, inputs: dict[str, Any]) -> Any:
+        with ranks.among(context.stage.settings.get("processes", ranks.size())):
+            return run(context, inputs)
+
+    return shared
 
 
 def ready(verbs: Iterable[str]) -> None:

@@ -198,6 +198,8 @@ def _quantity(name: str, rows: list[Completion]) -> list[float]:
         return [logp for row in rows for logp in row.logps]
     if name in rows[0].added:
         return [row.added[name] for row in rows]
+    if name in rows[0].tokens:
+        return [value for row in rows for value in row.tokens[name]]
     if name in rows[0].steps:
         return [value for row in rows for value in row.steps[name]]
     return [SEQUENCE[name](row) for row in rows]

@@ -6,20 +6,22 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from grape.runtime import curriculum
+from grape.runtime import curriculum, ranks
 from grape.runtime.artifacts import Completion, Data, Item, Rollouts
 from grape.runtime.context import Context
 from grape.runtime.critics.sampling import completions_of
+from grape.runtime.verbs.selection import by_group
+
+Thing = TypeVar("Thing")
 
 
-def drawn(items: Sequence[Item], count: int, seed: int, start: int) -> list[Item]:
+def drawn(items: Sequence[Thing], count: int, seed: int, start: int) -> list[Thing]:
     """`count` items from position `start` of an endless row of shuffled passes over the data; each
     pass has an order of its own, a function of `seed`."""
-    chosen: list[Item] = []
+    chosen: list[Thing] = []
     orders: dict[int, list[int]] = {}
     for position in range(start, start + count):
         lap, place = divmod(position, len(items))
@@ -97,7 +99,9 @@ def conversing(project: Path, sampler: dict[str, Any]) -> Callable[..., Rollouts
     """Draws completions of several turns; called like `completions_of`."""
     from grape.runtime.core.turns import conversed
 
-    return lambda model, items, **how: conversed(model, items, sampler, how, project)
+    return lambda model, items, **how: ranks.once(
+        lambda: conversed(model, items, sampler, how, project)
+    )
 
 
 def drawing(context: Context) -> Callable[..., Rollouts]:
@@ -109,7 +113,49 @@ def drawing(context: Context) -> Callable[..., Rollouts]:
         return completions_of
     from grape.runtime.core.engines import drawn_by, engine_of
 
-    return partial(drawn_by, engine_of(context))
+    return lambda model, items, **how: ranks.once(
+        lambda: drawn_by(engine_of(context), model, items, **how)
+    )
+
+
+def following(context: Context, model: Any, rollouts: Rollouts) -> Rollouts:
+    """Completions that go on from rollouts: after a hint, from nodes of trees, or as the next call
+    of a program."""
+    settings = context.stage.settings
+    sampler, how = settings["sampler"], _how(context)
+    if sampler["kind"] == "probe":
+        from grape.runtime.core.probes import probed
+
+        return probed(model, rollouts, sampler, how)
+    if sampler["kind"] == "module":
+        from grape.runtime.core.programs import called
+
+        return called(model, rollouts, sampler, how)
+    from grape.runtime.core.prefixes import resumed
+
+    groups = list(by_group(rollouts.rows).values())
+    count = settings["prompts"]
+    if count is not None:
+        start = start_of(context, count)
+        order = drawn(range(len(groups)), count, settings["seed"], start)
+        groups = [groups[number] for number in order]
+    return resumed(model, rollouts, groups, sampler, how)
+
+
+def _how(context: Context) -> dict[str, Any]:
+    """The arguments of `generate_for` beside the model and the items."""
+    settings = context.stage.settings
+    names = ("group", "temperature", "top_p", "max_tokens", "stop", "rows", "compact")
+
+    def emit(event: dict[str, object]) -> None:
+        context.emit({**event, "stage": context.stage.name})
+
+    return {
+        **{name: settings[name] for name in names},
+        "seed": settings["seed"],
+        "round": context.round,
+        "emit": emit,
+    }
 
 
 def derived(seed: int, *what: object) -> int:
@@ -129,22 +175,15 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
     room for `max_tokens`."""
     settings = context.stage.settings
     model, data = inputs["model"], inputs["prompts"]
+    if isinstance(data, Rollouts):
+        return following(context, model, data)
     assert isinstance(data, Data)
     items = data.view(context.stage.inputs["prompts"].view)
-    seed = settings["seed"]
     count = settings["prompts"]
     chosen = list(items) if count is None else chosen_of(context, items)
+    how = _how(context)
     if context.attempt:
-        seed = derived(seed, context.attempt)
-
-    def emit(event: dict[str, object]) -> None:
-        context.emit({**event, "stage": context.stage.name})
-
-    how: dict[str, Any] = {
-        name: settings[name]
-        for name in ("group", "temperature", "top_p", "max_tokens", "stop", "rows", "compact")
-    }
-    how |= {"seed": seed, "round": context.round, "emit": emit}
+        how["seed"] = derived(how["seed"], context.attempt)
     least = (settings["curriculum"] or {}).get("least")
     sampler = settings["sampler"]
     draw = drawing(context)

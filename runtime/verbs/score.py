@@ -9,11 +9,14 @@ from statistics import fmean
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from grape.runtime.artifacts import Rollouts
+from grape.runtime import ranks
+from grape.runtime.artifacts import Completion, Rollouts
 from grape.runtime.context import Context, answers_of
 from grape.runtime.errors import StageError
 from grape.runtime.nodes import node_values
 from grape.runtime.rewards.evaluation import score_rollouts
+from grape.runtime.rewards.text import clusters
+from grape.runtime.verbs.selection import by_group
 
 if TYPE_CHECKING:
     from grape.runtime.rubric import Scoring
@@ -23,7 +26,9 @@ def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
     """Raises StageError when a reward cannot be used or fails, see `score_rollouts`."""
     rollouts: Rollouts = inputs["rollouts"]
     start = perf_counter()
-    scored = with_rewards(context, rollouts, inputs)
+    scored = _of_programs(context, rollouts, inputs)
+    if context.stage.settings.get("cluster") is not None:
+        scored = replace(scored, rows=_clustered(scored.rows, context.stage.settings["cluster"]))
     if rollouts.companions:
         scored = _with_baseline(context, scored, inputs)
     if any("tree" in row.added for row in scored.rows):
@@ -44,6 +49,38 @@ def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
     if context.rounds > 1:
         context.emit(_shown(context, scored))
     return scored
+
+
+def _of_programs(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -> Rollouts:
+    """Scored rollouts; of a program its last call is judged, and all its calls get that reward."""
+    if not any("program" in row.added for row in rollouts.rows):
+        return with_rewards(context, rollouts, inputs)
+    last = max(row.added["module"] for row in rollouts.rows)
+    ends = replace(rollouts, rows=[row for row in rollouts.rows if row.added["module"] == last])
+    judged = {row.added["program"]: row for row in with_rewards(context, ends, inputs).rows}
+    rows = []
+    for row in rollouts.rows:
+        end = judged.get(row.added["program"])
+        if end is not None:  # a rubric may leave completions out
+            rows.append(
+                replace(
+                    row,
+                    reward=end.reward,
+                    parts=end.parts,
+                    category=end.category,
+                    confidences=end.confidences,
+                )
+            )
+    return replace(rollouts, rows=rows)
+
+
+def _clustered(rows: Sequence[Completion], extract: str) -> list[Completion]:
+    """Rows with the number of their cluster in their group."""
+    found: dict[int, float] = {}
+    for group in by_group(rows).values():
+        numbers = clusters([row.text for row in group], extract)
+        found |= {id(row): float(number) for row, number in zip(group, numbers, strict=True)}
+    return [replace(row, added={**row.added, "cluster": found[id(row)]}) for row in rows]
 
 
 def _with_baseline(context: Context, scored: Rollouts, inputs: dict[str, Any]) -> Rollouts:
@@ -85,6 +122,11 @@ def with_rewards(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -
         from grape.runtime.core.judging import judged
 
         return judged(inputs["judge"], rollouts)
+    return ranks.once(lambda: _rewarded(context, rollouts, inputs))
+
+
+def _rewarded(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -> Rollouts:
+    assert context.stage.reward is not None
     if context.stage.reward["op"] == "rubric":
         return _judged(context, rollouts, inputs)
     scores = score_rollouts(

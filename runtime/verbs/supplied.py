@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grape.compiler.formula.quantities import markers_of
 from grape.runtime.core.models import Policy
 from grape.runtime.core.packing import Example
+from grape.runtime.core.spans import span_of
 from grape.runtime.core.step import Cutting, Known, logprobs, values_of
 from grape.runtime.core.vocab import Table
 from grape.runtime.errors import StageError
@@ -59,6 +61,7 @@ class Supplied:
             if name in needs:
                 model = self._other(port)
                 self.given[name] = logprobs(model, examples, how, temperature=temperature)
+        self.spans = {name: found for name in needs if (found := markers_of(name)) is not None}
         ends = torch.cumsum(torch.tensor([one.counted for one in examples]), 0)
         self.ends: list[int] = ends.tolist()
 
@@ -99,6 +102,9 @@ class Supplied:
         if "noise" in self.needs:
             make = torch.Generator().manual_seed(_number(draw))
             given["noise"] = torch.rand(len(places), generator=make).to(policy.device)
+        for name, markers in self.spans.items():
+            some = [self.examples[member] for member in members]
+            given[name] = span_of(policy.tokenizer, some, markers).to(policy.device)
         if "mismatched" in self.needs:
             given["mismatched"] = self._mismatched(policy, members)
         tables = self._tables([self.examples[member] for member in members])

@@ -23,6 +23,7 @@ from grape.compiler.types import SERVER
 from grape.runtime import contracts
 from grape.runtime.artifacts import Data, Demos, Preferences, Rollouts
 from grape.runtime.context import Context
+from grape.runtime.core import exchange
 from grape.runtime.core.examples import examples_of
 from grape.runtime.core.models import Policy
 from grape.runtime.core.optim import Optimizer
@@ -132,6 +133,8 @@ def _members(batch: list[list[int]]) -> list[int]:
 
 HEADS = {"value": {"value", "old_value"}, "score": {"score"}}
 """Which head a formula trains, by the quantities that it reads."""
+COMPARED = 32
+"""Every so many updates, processes that train together compare their weights."""
 PROBED = 16
 """Sequences whose log-probabilities are compared before the first update."""
 
@@ -262,6 +265,8 @@ def _update(
     else:
         stepped = trainer.optimizer.step()
     trainer.policy.updates += 1
+    if number % COMPARED == 0 or number == total - 1:
+        contracts.check_together(context, exchange.apart(trainer.policy.named_parameters()))
     trainer.memory |= step.memory
     examples = stepping.examples
     metrics = {

@@ -26,7 +26,9 @@ PARAMS = {"G211": "seed = = 7\n"}
 """Examples about the parameters file beside them."""
 
 LOCKED = ("G540", "G541")
-DEVICE = Device("cpu", 24 << 30, "cpu")
+DEVICE = Device("cpu", 24 << 30, "cpu", 4)
+DEVICES = {"G504": Device("cuda", 80 << 30, "two GPUs", 2)}
+"""Examples about another machine."""
 
 
 def findings(project: Path, code: str, text: str, *, params: bool = False) -> list[str]:
@@ -47,15 +49,15 @@ def findings(project: Path, code: str, text: str, *, params: bool = False) -> li
 
 
 def plan_findings(program: Program, file: Path, code: str) -> list[Finding]:
-    """What planning on a machine with 24 GiB says; codes of the lock beside one of the good
-    example."""
+    """What planning on a machine with 24 GiB and four cores says; codes of the lock beside one of
+    the good example."""
     text = file.read_text()
     if code in LOCKED:
         file.write_text(entry(code).good)
         write_lock([prepare(load(file).graph(), file, DEVICE)])
         file.write_text(text)
     graph = program.graph()
-    plan = prepare(graph, file, DEVICE)
+    plan = prepare(graph, file, DEVICES.get(code, DEVICE))
     found = resource_findings(graph, plan, program.files.values())
     return found + lock_findings(graph, plan, locked=code == "G541")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ def _file(lines: Iterable[str]) -> str:
     return HEAD + "".join(lines) + "}\n"
 
 
+@pytest.fixture
+def frozen() -> Iterator[None]:
+    """The objects of other tests do not slow the collector down, which is timed here as well."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("frozen")
 @pytest.mark.parametrize("shape", [branches, backwards, merges, allowed])
 def test_ten_times_the_stages_take_about_ten_times_as_long(
     shape: Callable[[int], str], tmp_path: Path

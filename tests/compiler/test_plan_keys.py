@@ -112,3 +112,20 @@ def test_networkx_has_the_same_graph(project: Path) -> None:
     graph = load(project).graph().to_networkx()
     assert graph.nodes["policy.rollouts"]["region"] == "policy"
     assert graph.has_edge("sums", "warm")
+
+
+def test_how_many_processes_make_a_stage_is_in_no_key(project: Path) -> None:
+    before = keys(project)
+    edit(project, "pipeline quickstart(", "pipeline quickstart(processes: int = 3, ")
+    plan = planned(project)
+    assert {stage.name: stage.key for stage in plan.stages} == before
+    made = {stage.name: stage.processes for stage in plan.stages}
+    assert made["warm"] == made["policy"] == made["after"] == 3 and made["base"] == 1
+    assert "3 processes" in plan_text(plan)
+
+
+def test_processes_that_are_none_are_refused(project: Path) -> None:
+    edit(project, "pipeline quickstart(", "pipeline quickstart(processes: int = 0, ")
+    found = load(project).findings
+    assert {finding.code for finding in found} == {"G202"}
+    assert "`processes` must be at least 1, not 0" in found[0].message

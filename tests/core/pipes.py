@@ -13,6 +13,7 @@ import torch
 
 import grape
 from grape.compiler.plan import Ref
+from grape.runtime import ranks
 from grape.runtime.execute import execute, load_artifact
 
 torch.set_num_threads(1)
@@ -25,7 +26,7 @@ use {used} from "std/algorithms"
 ## Often different within a group, so that there is something to learn.
 reward lively() = contains("a") + contains("e") + within(2)
 
-pipeline tried(seed: int = 7) {{
+pipeline tried(seed: int = 7, processes: int = 2) {{
   model base = fresh("llama") {{
     layers = 1, hidden = 16, heads = 2, context = 64, tokenizer = "bytes"
   }}
@@ -73,14 +74,18 @@ def run(
     cut: tuple[str, int] | None = None,
     extra: str = "",
     on_metrics: Callable[[], None] = lambda: None,
+    exact: bool = False,
 ) -> Pipe:
     """Run `body` inside a small pipeline. `cut` names a stage and how many of its updates are told
-    before the run ends with `Cut`; run again, it goes on from the last checkpoint."""
-    shutil.copytree(DATA, folder / "data", dirs_exist_ok=True)
+    before the run ends with `Cut`; run again, it goes on from the last checkpoint. `exact` makes
+    the first model one of float64."""
     file = folder / "tried.grape"
-    file.write_text(
-        HEAD.format(used=used, body=body).replace("pipeline tried", extra + "pipeline tried")
-    )
+    if ranks.first():
+        shutil.copytree(DATA, folder / "data", dirs_exist_ok=True)
+        file.write_text(
+            HEAD.format(used=used, body=body).replace("pipeline tried", extra + "pipeline tried")
+        )
+    ranks.meet()
     plan = grape.load(file).plan()
     pipe = Pipe(folder, {stage.name: stage.type for stage in plan.stages})
     told: dict[str, int] = {}
@@ -93,14 +98,20 @@ def run(
             if (event["stage"], told[event["stage"]]) == cut:
                 raise Cut
 
+    made = {path.name for path in (folder / "made").glob("*")}
+    ranks.meet()
     for stage in plan.stages:
         target, work = folder / "made" / stage.name, folder / "work" / stage.name
-        if target.is_dir():
+        if stage.name in made:
             continue
         work.mkdir(parents=True, exist_ok=True)
         artifact = execute(stage, pipe.open, project=folder, work=work, emit=emit)
-        target.mkdir(parents=True)
-        artifact.save(target)
+        if exact and stage.verb == "fresh":
+            artifact.model.double()
+        if ranks.first():
+            target.mkdir(parents=True)
+            artifact.save(target)
+        ranks.meet()
     return pipe
 
 

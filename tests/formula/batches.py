@@ -42,7 +42,8 @@ def batch(seed: int = 0, *, reward: list[float] | None = None, pad: int = 0) -> 
         "value": 0.3 * normal(rows, WIDTH),
         "old_value": 0.3 * normal(rows, WIDTH),
         "noise": torch.rand(rows, WIDTH, generator=make, dtype=torch.float64),
-        "thought": (torch.arange(WIDTH) < 3).double().expand(rows, WIDTH),
+        'span("<think>", "</think>")': (torch.arange(WIDTH) < 3).double().expand(rows, WIDTH),
+        'span("```python", "```")': _code(rows),
         "step": (torch.arange(WIDTH) // 2).expand(rows, WIDTH),
         "logp_all": torch.log_softmax(normal(rows, WIDTH, VOCABULARY), -1),
         "old_logp_all": torch.log_softmax(normal(rows, WIDTH, VOCABULARY), -1),
@@ -62,8 +63,6 @@ def batch(seed: int = 0, *, reward: list[float] | None = None, pad: int = 0) -> 
         "mismatched": scores[3] + 0.2,
         "margin": scores[4, : rows // 2],
         "diversity": scores[5].sigmoid(),
-        "code_position": torch.tensor([1, 0, 2, 0, 3, 1, 2, 0, 1, 1], dtype=torch.float64),
-        "uses_code": torch.tensor([1, 0, 1, 1, 1, 1, 0, 1, 0, 1], dtype=torch.float64),
         "desirable": torch.tensor([1, 0, 1, 1, 0, 0, 1, 0, 1, 0], dtype=torch.bool),
         "truncated": torch.tensor([0, 0, 0, 0, 0, 0, 1, 0, 0, 1], dtype=torch.float64),
         "probe": torch.tensor([0, 1, 0, 0, 0, 1, 0, 0, 0, 1], dtype=torch.float64),
@@ -77,6 +76,12 @@ def batch(seed: int = 0, *, reward: list[float] | None = None, pad: int = 0) -> 
     for name in LIVE:
         found[name] = found[name].detach().clone().requires_grad_()
     return found
+
+
+def _code(rows: int) -> Tensor:
+    """From some column on, in most rows."""
+    starts = torch.tensor([1, 9, 2, 0, 3, 1, 9, 0, 9, 1])
+    return (torch.arange(WIDTH)[None] >= starts[:rows, None]).double()
 
 
 def _padded(x: Tensor, pad: int) -> Tensor:

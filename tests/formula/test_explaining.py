@@ -23,8 +23,7 @@ def test_an_algorithm_is_shown_with_levels_passes_coupling_and_cost(
 ) -> None:
     text = said(capsys, "grpo", "--set", "beta=0.04")
     assert "(r − mean_group[r]) / (std_group[r] + ε)" in text
-    line = next(line for line in text.splitlines() if line.strip().startswith("ratio ="))
-    assert line.endswith("token")
+    assert "  token     ratio = exp(log π − log π_old)" in text.splitlines()
     assert "the reference" in text and "coupling  token" in text
     assert "cost      1.33 times" in text
 
@@ -37,6 +36,23 @@ def test_what_a_parameter_switches_off_costs_nothing(capsys: pytest.CaptureFixtu
 def test_the_variant_at_hand_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "rpg", "--set", "divergence=forward")
     assert "forward = −log π" in text
+
+
+def test_options_of_reductions_and_spans_of_the_text_are_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "std_tree[base; singleton 1]" in said(capsys, "tree_grpo")
+    assert "𝟙[start to </b>]" in said(capsys, "egpo", "--set", "opening=", "--set", "closing=</b>")
+    assert r"\text{; singleton 1}" in said(capsys, "tree_grpo", "--latex")
+
+
+def test_what_a_sampler_has_to_bring_is_named_with_what_to_write(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = said(capsys, "remax")
+    assert "supplied  `greedy_reward`" in text and "write `greedy = true`" in text
+    assert "sampling and the solver apart" in said(capsys, "trpo")
+    assert "cost      2.00 times" in said(capsys, "kto", "--set", "point=mismatched")
 
 
 def test_latex_and_the_torch_graph(capsys: pytest.CaptureFixture[str]) -> None:

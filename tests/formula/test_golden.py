@@ -327,11 +327,13 @@ def test_kto_of_a_desirable_completion() -> None:
     assert loss.item() == pytest.approx(0.485004, abs=1e-6)
 
 
-def test_lead_weighs_hard_prompts_more() -> None:
-    formula = written(
-        "let w = 0.4 + 1.1 * sigmoid(10 * (0.75 - reward))\n"
-        "log hard = min(w per batch)\nlog easy = max(w per batch)\nmaximize mean(logp per batch)"
-    )
-    logs = formula.evaluate(one_group([0.25, 0.75, 0.25, 0.75])).logs
-    assert logs["easy"] == pytest.approx(1.492638, abs=1e-6)
-    assert logs["hard"] == pytest.approx(0.95, abs=1e-6)
+@pytest.mark.parametrize(("right", "weight"), [(1, 1.492638), (3, 0.95)])
+def test_lead_weighs_hard_prompts_more(right: int, weight: float) -> None:
+    """Right completions of a prompt that one in four solves, and of one that three in four do."""
+    reward = [1.0] * right + [0.0] * (4 - right)
+    found = gradient("grpo_lead", one_group(reward))[:, 0] * 4 * LENGTHS
+    shaped = torch.tensor([1.0] * right + [-1.0] * (4 - right), dtype=torch.float64)
+    plain = (shaped - shaped.mean()) / (shaped.std() + 1e-6)
+    assert float(found[0] / plain[0]) == pytest.approx(weight, abs=1e-6)
+    other = {1: 0.95, 3: 1.492638}[right]  # a wrong one weighs by the rate of the wrong
+    assert float(found[3] / plain[3]) == pytest.approx(other, abs=1e-6)

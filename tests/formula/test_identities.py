@@ -234,6 +234,63 @@ def test_11_a_tree_of_depth_one_is_twice_the_distance_from_its_root() -> None:
     same(slope(library("tree_rl"), found), slope(plain, first_step()))
 
 
+def tabular(beta: float, reference: Tensor, share: Tensor) -> Tensor:
+    """The log-probs [K] that minimise DPO over every pair of K answers, where `share[i, j]` of
+    judges prefer answer i to j; each answer is one token."""
+    logits = reference.clone().requires_grad_()
+    places = [(i, j) for i in range(len(reference)) for j in range(len(reference)) if i != j]
+    sides = torch.tensor(places).flatten()
+    found = {
+        "ref_logp": reference[sides, None],
+        "mask": torch.ones(len(sides), 1, dtype=torch.bool),
+        "group": torch.arange(len(places)).repeat_interleave(2),
+    }
+    solver = torch.optim.LBFGS(
+        [logits],
+        max_iter=100,
+        tolerance_grad=1e-12,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        total = torch.zeros((), dtype=torch.float64)
+        for number, (i, j) in enumerate(places):
+            pair = {name: value[2 * number : 2 * number + 2] for name, value in found.items()}
+            own = torch.log_softmax(logits, 0)[sides, None][2 * number : 2 * number + 2]
+            one = library("dpo", beta=beta).evaluate({**pair, "logp": own}).loss
+            total = total + share[i, j] * one
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    solver.step(loss)  # type: ignore[no-untyped-call]
+    return torch.log_softmax(logits, 0).detach()
+
+
+def test_12_the_second_stage_of_sacpo_ends_at_the_first_as_its_weight_goes_to_nought() -> None:
+    """With Bradley-Terry judges of safety c the optimum is first · exp(weight · c / beta), which is
+    that of both rewards at once; for a weight of 0 it is the first model."""
+    start = torch.log_softmax(torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64), 0)
+    helpful = torch.tensor([0.5, 0.0, -0.4], dtype=torch.float64)
+    safe = torch.tensor([-0.3, 0.6, 0.1], dtype=torch.float64)
+
+    def judged(c: Tensor) -> Tensor:
+        return torch.sigmoid(c[:, None] - c[None, :])
+
+    first = tabular(0.5, start, judged(helpful))
+    torch.testing.assert_close(
+        first, torch.log_softmax(start + helpful / 0.5, 0), atol=1e-6, rtol=0
+    )
+    apart = []
+    for weight in (1.0, 0.1, 0.01):
+        second = tabular(0.5 / weight, first, judged(safe))
+        both = torch.log_softmax(start + (helpful + weight * safe) / 0.5, 0)
+        torch.testing.assert_close(second, both, atol=1e-6, rtol=0)
+        apart.append(float((second - first).abs().max()))
+    assert apart[0] > 0.5 and apart[2] < 0.02 and apart[2] < apart[1] < apart[0]
+
+
 @pytest.mark.parametrize("name", ["rloo", "remax", "reinforce_plus_plus", "ppo"])
 def test_13_a_penalty_of_zero_in_the_reward_is_the_outcome_reward(name: str) -> None:
     """And demands no reference."""

@@ -27,6 +27,14 @@ def test_evaluation_begins_at_the_first_number_and_changes_nothing() -> None:
     assert first.state["beta"] == pytest.approx(0.2 * (1 + 0.1 * step), abs=1e-12)
 
 
+def test_a_choice_of_two_numbers_keeps_their_digits() -> None:
+    found = batch()
+    chosen = written("let k = if reward > 0 then 0.1 else 0.3\nmaximize mean(k * logp per batch)")
+    wanted = torch.where(found["reward"] > 0, 0.1 + 0 * found["reward"], 0.3 + 0 * found["reward"])
+    mean = (wanted[:, None] * found["logp"])[found["mask"]].mean()
+    assert -chosen.evaluate(found).loss.item() == pytest.approx(mean.item(), abs=1e-14)
+
+
 def test_a_batch_may_hold_the_number_of_before() -> None:
     compiled = written(CONTROLLER)
     found = batch()

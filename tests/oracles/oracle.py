@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 Batch = dict[str, Tensor]
-LIVE = ("logp", "logp_all", "score")
+LIVE = ("logp", "logp_all", "score", "value")
 """The quantities of a batch that carry gradient."""
 
 LENGTHS = (4, 2, 3, 1, 5, 2)
@@ -66,6 +66,21 @@ def rollouts() -> Batch:
         "reward.second": second,
         "truncated": torch.tensor([0, 0, 1, 0, 1, 0], dtype=torch.float64),
     }
+
+
+def valued() -> Batch:
+    """The same rollouts with a critic's estimates now and before, and greedy companions."""
+    make = torch.Generator().manual_seed(6)
+    values = torch.randn(2, 6, WIDTH, generator=make, dtype=torch.float64)
+    drawn = (torch.randn(6, generator=make, dtype=torch.float64) * 1e6).round() / 1e6
+    found = (values * 1e6).round() / 1e6 * rollouts()["mask"]
+    return {**rollouts(), "value": found[0], "old_value": found[1], "greedy_reward": drawn}
+
+
+def covaried() -> Batch:
+    """The same rollouts, and a number of each token by which some are drawn."""
+    drawn = torch.arange(6 * WIDTH, dtype=torch.float64).reshape(6, WIDTH) / (6 * WIDTH)
+    return {**rollouts(), "noise": drawn}
 
 
 def demos() -> Batch:

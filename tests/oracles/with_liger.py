@@ -6,11 +6,12 @@ from typing import Any
 
 from liger_kernel.chunked_loss.dpo_loss import LigerFusedLinearDPOFunction
 from liger_kernel.chunked_loss.grpo_loss import LigerFusedLinearGRPOFunction
+from liger_kernel.chunked_loss.jsd_loss import LigerFusedLinearJSDFunction
 from liger_kernel.chunked_loss.kto_loss import LigerFusedLinearKTOFunction
 from liger_kernel.chunked_loss.simpo_loss import LigerFusedLinearSimPOFunction
 from torch import Tensor
 
-from oracles.oracle import Batch, Oracle, means, preferences, ratings, rollouts, sums
+from oracles.oracle import Batch, Oracle, means, preferences, ratings, rollouts, sums, tables
 from oracles.with_verl import advantage
 
 
@@ -58,6 +59,13 @@ def kto(batch: Batch) -> Tensor:
     return found
 
 
+def jsd(batch: Batch) -> Tensor:
+    """The generalised divergence with `beta` 0.3, the mean over tokens, a scalar."""
+    student, teacher = (batch[name][batch["mask"]] for name in ("logp_all", "teacher_logp_all"))
+    found: Tensor = LigerFusedLinearJSDFunction.distillation_loss_fn(student, teacher, beta=0.3)
+    return found.sum() / len(student)
+
+
 ORACLES = [
     Oracle("grpo", f"{_GRPO}(grpo)", rollouts, lambda b: grpo(b, "grpo")),
     Oracle(
@@ -74,6 +82,13 @@ ORACLES = [
     Oracle("sapo", f"{_GRPO}(sapo)", rollouts, lambda b: grpo(b, "sapo"), {"eps": 1e-4}),
     Oracle("vespo", f"{_GRPO}(vespo)", rollouts, lambda b: grpo(b, "vespo"), {"eps": 1e-4}),
     Oracle("dpo", f"{_DPO}(sigmoid)", preferences, lambda b: _dpo(b, "sigmoid")),
+    Oracle(
+        "gkd",
+        "liger_kernel: LigerFusedLinearJSDFunction.distillation_loss_fn(beta=0.3)",
+        tables,
+        jsd,
+        {"beta": 0.3},
+    ),
     Oracle("hinge", f"{_DPO}(hinge)", preferences, lambda b: _dpo(b, "hinge")),
     Oracle(
         "simpo",

@@ -155,9 +155,24 @@ def dpo(
     return found
 
 
-def cpo(batch: Batch, kind: str, logp: Tensor, *, beta: float = 0.1, gamma: float = 0.5) -> Tensor:
+def cpo(
+    batch: Batch,
+    kind: str,
+    logp: Tensor,
+    *,
+    beta: float = 0.1,
+    gamma: float = 0.5,
+    smoothing: float = 0.0,
+) -> Tensor:
     """`CPOTrainer.cpo_loss`, the mean over pairs."""
-    trainer = _trainer(CPOTrainer, loss_type=kind, beta=beta, simpo_gamma=gamma, alpha=0.0)
+    trainer = _trainer(
+        CPOTrainer,
+        loss_type=kind,
+        beta=beta,
+        simpo_gamma=gamma,
+        alpha=0.0,
+        label_smoothing=smoothing,
+    )
     found: Tensor = trainer.cpo_loss(logp[0::2], logp[1::2])[0].mean()
     return found
 
@@ -190,11 +205,11 @@ def reward_model(batch: Batch, *, margin: bool) -> Tensor:
     return found
 
 
-def jsd(batch: Batch) -> Tensor:
+def jsd(batch: Batch, beta: float = 0.5) -> Tensor:
     """`GKDTrainer.generalized_jsd_loss`, the mean over tokens."""
     labels = torch.where(batch["mask"], 0, -100)
     found: Tensor = GKDTrainer.generalized_jsd_loss(
-        batch["logp_all"], batch["teacher_logp_all"], labels, beta=0.5
+        batch["logp_all"], batch["teacher_logp_all"], labels, beta=beta
     )
     return found
 
@@ -291,6 +306,13 @@ ORACLES = [
         {"beta": 2.0, "margin": 0.5},
     ),
     Oracle(
+        "cdpo",
+        "trl: CPOTrainer.cpo_loss(sigmoid, label_smoothing=0.2) on sums of log-ratios",
+        preferences,
+        lambda b: cpo(b, "sigmoid", sums(b) - sums(b, "ref_logp"), smoothing=0.2),
+        {"smoothing": 0.2},
+    ),
+    Oracle(
         "cpo",
         "trl: CPOTrainer.cpo_loss(sigmoid) on sums, and the chosen side's likelihood",
         preferences,
@@ -303,11 +325,25 @@ ORACLES = [
         jsd,
         {"beta": 0.5},
     ),
+    Oracle(
+        "gkd",
+        "trl: GKDTrainer.generalized_jsd_loss(beta=0)",
+        tables,
+        lambda b: jsd(b, 0.0),
+        {"beta": 0.0},
+    ),
     Oracle("orpo", "trl: ORPOTrainer.odds_ratio_loss, float32 inside", preferences, orpo),
     Oracle(
         "reward_model",
         "trl: RewardTrainer.compute_loss",
         preferences,
         lambda b: reward_model(b, margin=False),
+    ),
+    Oracle(
+        "reward_model",
+        "trl: RewardTrainer.compute_loss, with margins",
+        preferences,
+        lambda b: reward_model(b, margin=True),
+        {"use_margin": True},
     ),
 ]

@@ -15,7 +15,7 @@ from verl.trainer.ppo import core_algos
 from verl.utils.torch_functional import masked_sum
 from verl.workers.config import ActorConfig, PolicyLossConfig
 
-from oracles.oracle import Batch, Oracle, demos, rollouts
+from oracles.oracle import Batch, Oracle, covaried, demos, rollouts, valued
 
 OUT_OF_REACH = 1e9
 
@@ -42,6 +42,7 @@ def policy_loss(
     low: float = 0.2,
     high: float = 0.2,
     horizon: int | None = None,
+    again: float = OUT_OF_REACH,
     policy: dict[str, float] | None = None,
     **options: Any,
 ) -> Tensor:
@@ -52,7 +53,7 @@ def policy_loss(
         ppo_micro_batch_size_per_gpu=1,
         clip_ratio_low=low,
         clip_ratio_high=high,
-        clip_ratio_c=OUT_OF_REACH,
+        clip_ratio_c=again,
         policy_loss=PolicyLossConfig(**(policy or {})),
         **options,
     )
@@ -81,6 +82,33 @@ def _whitened(batch: Batch) -> Tensor:
     found: Tensor = core_algos.compute_reinforce_plus_plus_outcome_advantage(rewards, mask, config)[
         0
     ]
+    return found
+
+
+def _last(batch: Batch) -> Tensor:
+    """The reward on the last token of each sequence, [S, T]."""
+    mask = batch["mask"].double()
+    last = (torch.arange(mask.shape[1]) == mask.sum(1, keepdim=True) - 1).double()
+    return last * batch["reward"][:, None]
+
+
+def ppo(batch: Batch, gamma: float, lam: float) -> Tensor:
+    """Generalised advantages, `vanilla` with its dual clip, and the clipped value loss."""
+    mask = batch["mask"].double()
+    advantages, returns = core_algos.compute_gae_advantage_return(
+        _last(batch), batch["old_value"], mask, gamma, lam
+    )
+    found: Tensor = core_algos.compute_value_loss(
+        batch["value"], returns, batch["old_value"], mask, 0.5
+    )[0]
+    return policy_loss(batch, "vanilla", advantages, again=3.0) + found
+
+
+def _remax(batch: Batch) -> Tensor:
+    mask = batch["mask"].double()
+    found: Tensor = core_algos.compute_remax_outcome_advantage(
+        _last(batch), batch["greedy_reward"], mask
+    )[0]
     return found
 
 
@@ -199,6 +227,46 @@ ORACLES = [
             b, "dro", advantage(b, norm_adv_by_std_in_grpo=False), policy={"dro_beta": 0.1}
         ),
         {"beta": 0.1},
+    ),
+    Oracle(
+        "thor",
+        _NORMED + "compute_policy_loss_vanilla(token-mean, 0.2, 0.28, clip_ratio_c=1.2)",
+        rollouts,
+        lambda b: policy_loss(b, "vanilla", advantage(b), high=0.28, again=1.2),
+        {"eps": 1e-6, "alpha": 0.0, "dual_clip": 1.2},
+    ),
+    Oracle(
+        "ppo",
+        "verl: compute_gae_advantage_return(1, 1), vanilla(clip_ratio_c=3), "
+        "compute_value_loss(0.5)",
+        valued,
+        lambda b: ppo(b, 1.0, 1.0),
+    ),
+    Oracle(
+        "ppo",
+        "verl: compute_gae_advantage_return(0.9, 0.8), vanilla(clip_ratio_c=3), "
+        "compute_value_loss(0.5)",
+        valued,
+        lambda b: ppo(b, 0.9, 0.8),
+        {"gamma": 0.9, "lam": 0.8},
+    ),
+    Oracle(
+        "remax",
+        "verl: compute_remax_outcome_advantage, vanilla(token-mean)",
+        valued,
+        lambda b: policy_loss(b, "vanilla", _remax(b)),
+    ),
+    Oracle(
+        "clip_cov",
+        _NORMED + "compute_policy_loss_clip_cov(0 to 5, ratio 1: every candidate is cut)",
+        covaried,
+        lambda b: policy_loss(
+            b,
+            "clip_cov",
+            advantage(b),
+            policy={"clip_cov_ratio": 1.0, "clip_cov_lb": 0.05, "clip_cov_ub": 5.0},
+        ),
+        {"eps": 1e-6, "share": 1.0, "cov_low": 0.05, "cov_high": 5.0},
     ),
     Oracle(
         "kl_cov",

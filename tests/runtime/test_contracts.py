@@ -20,8 +20,8 @@ from grape.runtime.execute import execute
 from grape.runtime.preparing import prepare
 from grape.runtime.worker import _reason
 
-ELSEWHERE = {"G910", "G913", "G922", "G923"}
-"""Codes whose examples need another process, another engine or a server."""
+ELSEWHERE = {"G910", "G913", "G914", "G915", "G922", "G923"}
+"""Codes whose examples need other processes, another engine or a server."""
 RUN = [code for code in codes() if entry(code).depth == "run" and code not in ELSEWHERE]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -103,6 +103,7 @@ _MADE = {
     "merge": "Model",
     "sample": "Rollouts",
     "score": "scored Rollouts",
+    "revise": "scored Rollouts or Preferences",
     "keep": "Rollouts",
     "best": "Demos",
     "pair": "Preferences",

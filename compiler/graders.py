@@ -25,8 +25,8 @@ def reward_files(name: str, params: Mapping[str, Any]) -> list[str]:
         return [params["schema"]]
     if name == "sql" and params["database"] is not None:
         return [params["database"]]
-    if name == "classifier" and not params["source"].startswith("hf:"):
-        return [params["source"]]
+    if name == "classifier" and isinstance(params["source"], str):
+        return [] if params["source"].startswith("hf:") else [params["source"]]
     return []
 
 
@@ -84,6 +84,12 @@ def _positive(name: str, params: Mapping[str, Any], span: Span) -> None:
 
 def _classifier(params: Mapping[str, Any], span: Span, project: Path) -> None:
     source = params["source"]
+    if not isinstance(source, str):  # a model of the pipeline
+        for name, default in (("label", None), ("reads", "both")):
+            if params[name] != default:
+                message = f"`{name}` is for a classifier of files; a score head has one score"
+                refuse("G203", message, span, hint=f"leave `{name}` out")
+        return
     if source.startswith("hf:"):
         if source.removeprefix("hf:").partition("@")[0].count("/") != 1:
             message = f'"{source}" names no model of the hub'

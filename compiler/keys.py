@@ -31,10 +31,12 @@ NEUTRAL: dict[str, frozenset[str]] = {
     "train": WATCHED | COMPUTED | SHARED | {"checkpoint"},
     "sample": DECODED | SHARED | {"engine_memory"},
     "score": frozenset({"calls_per_minute", "workers"}),
+    "revise": frozenset({"rows", "calls_per_minute"}),
     "evaluate": DECODED | SHARED | {"calls_per_minute"},
 }
 """By verb: settings that change how work is done and not what comes out."""
 ADDED: dict[str, dict[str, Any]] = {
+    "pretrained": {"head": None},
     "sample": {"greedy": False, "sampler": None, "curriculum": None},
     "evaluate": {"sampler": None},
     "served": {"tokens": False},

@@ -74,6 +74,21 @@ def check_declared(params: Sequence[ast.Param]) -> None:
             )
 
 
+def check_with_models(params: Sequence[ast.Param]) -> None:
+    """`check_declared` for a declaration that may ask models: `judge: Model`. Raises `Refused`."""
+    check_declared([param for param in params if param.type.name != "Model"])
+    seen: dict[str, Span] = {}
+    for param in params:
+        name = param.name.name
+        if name in seen:
+            labels = (Label(seen[name], "first declared here"),)
+            refuse("G102", f"parameter `{name}` is declared twice", param.name.span, labels=labels)
+        seen[name] = param.name.span
+        if param.type.name == "Model" and (param.default or param.where or param.type.list_of):
+            message = f"`{name}` is a model: it has no default and no constraint"
+            refuse("G206", message, param.span, hint=f"write `{name}: Model`")
+
+
 def bind(
     params: Sequence[ast.Param], given: Mapping[str, Given], owner: str
 ) -> tuple[dict[str, Value], dict[str, str]]:
@@ -109,6 +124,10 @@ def _refuse_secret(param: ast.Param, source: Given, span: Span) -> None:
 
 def default_of(param: ast.Param, scope: Scope, owner: str, span: Span) -> Value:
     """The default of a parameter. Raises `Refused` at `span` when there is none."""
+    if param.type.name == "Model":
+        name = param.name.name
+        hint = f"name it: `{owner}({name} = MODEL)`"
+        refuse("G203", f"`{owner}` needs the model `{name}`", span, hint=hint)
     if param.default is None:
         name = param.name.name
         refuse(
@@ -183,6 +202,8 @@ def fit(param: ast.Param, value: Value, span: Span) -> Value:
 
 def _fit(param: ast.Param, kind: str, value: Value, span: Span) -> Value:
     if value.kind == "secret" and kind == "string":
+        return value
+    if kind == "Model" and value.kind == "model":
         return value
     if value.kind not in _KINDS.get(kind, ()):
         labels = (Label(param.type.span, f"declared {kind} here"),)

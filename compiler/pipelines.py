@@ -130,7 +130,7 @@ class _Work:
         return Stage(
             name=declared.name,
             verb="repeat",
-            type=ArtifactType("Model"),
+            type=ArtifactType("Model", judges=body.stage("next", node.name.span).type.judges),
             inputs=tuple(edges),
             settings={"rounds": rounds.data, **settings},
             given=given | {"rounds"},

@@ -217,7 +217,8 @@ def _named(name: str, keys: Sequence[Key], span: Span, place: Place) -> Found:
     if region.carry is not None and name == region.carry.name:
         if keys:
             refuse("G121", f"inside its repeat, `{name}` is one model", span)
-        return Found(region.name, None, ArtifactType("Model"), region.carry.span)
+        judges = region.start is not None and region.start.type.judges
+        return Found(region.name, None, ArtifactType("Model", judges=judges), region.carry.span)
     if name in region.families:
         declared = region.nodes[_chosen(name, keys, span, place)]
         if declared.place.every is not None and place.every is None:

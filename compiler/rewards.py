@@ -79,7 +79,7 @@ BUILTINS: dict[str, tuple[Parameter, ...]] = {
         Parameter("timeout", ("duration",), 2.0),
     ),
     "classifier": (
-        Parameter("source", ("string",)),
+        Parameter("source", ("string", "model")),
         Parameter("label", ("string", "none"), None),
         Parameter("reads", ("string",), "both", ("both", "completion")),
         Parameter("squash", ("bool",), False),
@@ -146,6 +146,12 @@ def walk(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         inner += [item["value"] for item in category["items"] if "value" in item]
     for child in (*node.get("args", ()), *inner):
         yield from walk(child)
+
+
+def judge_port(node: Mapping[str, Any]) -> str | None:
+    """The port of the model that a call of `classifier` asks; None for any other node."""
+    source = node["params"]["source"] if node.get("name") == "classifier" else None
+    return source["port"] if isinstance(source, Mapping) else None
 
 
 def missing_for(
@@ -272,7 +278,8 @@ def _builtin(name: str, expr: ast.Call, scope: Scope) -> dict[str, Any]:
         if arg is not None:
             value = evaluate(arg.value, scope)
             _check_value(name, parameter, value, arg.value.span)
-            params[parameter.name] = value.plain()
+            plain = value.plain()
+            params[parameter.name] = {"port": plain} if value.kind == "model" else plain
         elif parameter.default is _REQUIRED:
             refuse("G203", f"`{name}` needs `{parameter.name}`", expr.span)
         else:
@@ -292,6 +299,7 @@ def _check_value(name: str, parameter: Parameter, value: Value, span: Span) -> N
 
 _WORDS = {
     "string": "a string",
+    "model": "a model",
     "bool": "true or false",
     "int": "a whole number",
     "list": "a list",
@@ -347,11 +355,14 @@ def check_declaration(declared: ast.RewardDecl, module: Module, project: Path) -
 
     A reward with a parameter without default is checked where it is called.
     """
-    from grape.compiler.params import check_declared, default_of
+    from grape.compiler.params import check_with_models, default_of
 
-    check_declared(declared.params)
+    check_with_models(declared.params)
     values: dict[str, Value] = {}
     for param in declared.params:
+        if param.type.name == "Model":
+            values[param.name.name] = Value(param.name.name, "model")
+            continue
         if param.default is None:
             touch(declared.value, module)
             return

@@ -13,7 +13,7 @@ from typing import Any
 from grape.compiler.constants import Scope, Value, evaluate, show
 from grape.compiler.modules import Module, lookup
 from grape.compiler.names import Refused, refuse
-from grape.compiler.params import call_values, check_declared, default_of, match_arguments
+from grape.compiler.params import call_values, check_with_models, default_of, match_arguments
 from grape.compiler.rewards import compile_reward, missing_for, touch
 from grape.compiler.templates import parse_template
 from grape.dsl import ast
@@ -45,7 +45,7 @@ def compile_rubric(
     connect: Connect,
 ) -> dict[str, Any]:
     """A rubric with its parameters filled in, as JSON (`docs/rubrics.md`). Raises `Refused`."""
-    _check_params(declared)
+    check_with_models(declared.params)
     name = declared.name.name
     given = match_arguments(name, [param.name.name for param in declared.params], call.args)
     values: dict[str, Value] = {}
@@ -69,7 +69,7 @@ def compile_rubric(
 def check_declaration(declared: ast.RubricDecl, module: Module, project: Path) -> None:
     """Compile a rubric with its defaults, to find what is wrong before anyone uses it. One with a
     plain parameter without default is checked where it is called. Raises `Refused`."""
-    _check_params(declared)
+    check_with_models(declared.params)
     values: dict[str, Value] = {}
     for param in declared.params:
         if param.type.name == "Model":
@@ -106,20 +106,6 @@ def missing_for_rubric(rubric: Mapping[str, Any], columns: frozenset[str]) -> st
             if missing is not None:
                 return missing
     return None
-
-
-def _check_params(declared: ast.RubricDecl) -> None:
-    check_declared([param for param in declared.params if param.type.name != "Model"])
-    seen: dict[str, Span] = {}
-    for param in declared.params:
-        name = param.name.name
-        if name in seen:
-            labels = (Label(seen[name], "first declared here"),)
-            refuse("G102", f"parameter `{name}` is declared twice", param.name.span, labels=labels)
-        seen[name] = param.name.span
-        if param.type.name == "Model" and (param.default or param.where or param.type.list_of):
-            message = f"`{name}` is a model: it has no default and no constraint"
-            refuse("G206", message, param.span, hint=f"write `{name}: Model`")
 
 
 def _categories(

@@ -245,6 +245,8 @@ def _numbers(stage: PlannedStage) -> str:
             elif settings["updates"]:
                 parts.append(f"≤ {_count(settings['updates'], 'update')}")
             return ", ".join(parts)
+        case "revise":
+            return f"{settings['gives']}, items below {settings['below']:g}"
         case "evaluate":
             return f"{settings['prompts'] or 'all'} prompts × {settings['group']}"
     return ""

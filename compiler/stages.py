@@ -17,7 +17,6 @@ from grape.compiler.algorithms import (
     declaration_of,
     formula_of,
 )
-from grape.compiler.combine import Confidence
 from grape.compiler.constants import Value, evaluate, origin
 from grape.compiler.copies import fill_path
 from grape.compiler.engines import check_engine
@@ -25,14 +24,13 @@ from grape.compiler.files import check_files
 from grape.compiler.following import check_following
 from grape.compiler.graph import Edge, Stage
 from grape.compiler.merging import check_merge
-from grape.compiler.modules import Module
-from grape.compiler.names import Refused, refuse, unknown
+from grape.compiler.names import refuse, unknown
 from grape.compiler.regions import Declared, Found, Place, resolve
-from grape.compiler.rewards import compile_reward, missing_for, parts_of
-from grape.compiler.rubrics import compile_rubric, missing_for_rubric, rubric_of
+from grape.compiler.revising import check_revise
+from grape.compiler.rewarding import with_reward
 from grape.compiler.samplers import check_sampler
 from grape.compiler.settings import check_settings
-from grape.compiler.types import ArtifactType, usable_as, way_from
+from grape.compiler.types import described, usable_as, way_from
 from grape.compiler.verb import Port, Verb
 from grape.compiler.verbs import KEYWORDS, VERBS, verb
 from grape.compiler.verbs.sample import FOLLOWING
@@ -91,9 +89,11 @@ def build_stage(node: ast.Node, declared: Declared) -> Stage:
     check_files(stage, call.span, place.region.pipeline.project)
     if made.name == "merge":
         stage = check_merge(stage, node, [found for found, _ in inputs.values()], place)
-    stage = _with_reward(stage, reward, call, types, place)
+    stage = with_reward(stage, reward, call, types, place)
     for name in sorted(made.special):
         stage = _with_special(name, stage, node, inputs, place)
+    if made.name == "revise":
+        check_revise(stage, inputs["rollouts"][0], node)
     if made.name == "keep":
         _check_keep(stage, inputs, call.span)
     return stage
@@ -198,7 +198,7 @@ def _accept(made: Verb, port: Port, found: Found, arg: ast.Arg) -> None:
     name = arg.value.span.text
     labels = (Label(found.made_at, f"`{found.name}` is made here"),)
     if not usable_as(found.type, port.accepts):
-        what = _describe(found.type)
+        what = described(found.type)
         message = f"`{made.name}` needs {port.accepts} as `{port.name}`, `{name}` is {what}"
         hint = way_from(found.type, port.accepts, name)
         refuse("G201", message, arg.span, labels=labels, hint=hint)
@@ -209,114 +209,6 @@ def _accept(made: Verb, port: Port, found: Found, arg: ast.Arg) -> None:
     if found.type.split and found.view is None and port.accepts != "Text":
         message = f"`{name}` is split; say which part is meant"
         refuse("G222", message, arg.span, hint=f"write `{name}.train` or `{name}.test`")
-
-
-def _describe(made: ArtifactType) -> str:
-    if made.name != "Data":
-        kind = "served " if made.served and made.name == "Model" else ""
-        return f"a {kind}{made}" if made.name in ("Model", "Report") else str(made)
-    parts = sorted(made.columns - {"environment"})
-    return f"data with {', '.join(parts)}" if parts else "data without templates"
-
-
-def _with_reward(
-    stage: Stage,
-    reward: ast.Arg | None,
-    call: ast.Call,
-    types: dict[str, ArtifactType],
-    place: Place,
-) -> Stage:
-    if not verb(stage.verb).reward:
-        return stage
-    if reward is None:
-        refuse("G203", f"`{stage.verb}` needs a reward, for example `exact()`", call.span)
-    judge = _judge(reward.value, place)
-    if judge is not None:
-        return _with_judge(stage, judge, reward, place)
-    source = types["rollouts" if stage.verb == "score" else "prompts"]
-    writer = types.get("rollouts") or types["model"]
-    rubric = rubric_of(reward.value, place.region.pipeline.module)
-    if rubric is not None:
-        assert isinstance(reward.value, ast.Call)
-        stage = _with_rubric(stage, reward.value, *rubric, place)
-    else:
-        stage = _with_expression(stage, reward, place)
-    assert stage.reward is not None
-    missing = missing_for_rubric(stage.reward, source.columns) if rubric else None
-    missing = missing or missing_for(stage.reward, source.columns, tokens=not writer.served)
-    if missing is not None:
-        hint = "give the data a template for `answer`" if "answer" in missing else None
-        refuse("G214", missing, reward.span, hint=hint)
-    if stage.verb == "score":
-        return replace(stage, type=replace(stage.type, parts=frozenset(parts_of(stage.reward))))
-    return stage
-
-
-def _judge(expr: ast.Expr, place: Place) -> Found | None:
-    """The model that a reward names, None where it names no model. Raises `Refused` for one that
-    is damaged."""
-    if not isinstance(expr, ast.Name | ast.Index):
-        return None
-    try:
-        found = resolve(expr, place)
-    except Refused as refused:
-        if refused.finding is None:
-            raise
-        return None
-    return found if found.type.name == "Model" else None
-
-
-def _with_judge(stage: Stage, judge: Found, reward: ast.Arg, place: Place) -> Stage:
-    """A reward model in the place of a reward: a further input of the stage."""
-    if not judge.type.judges:
-        labels = (Label(judge.made_at, f"`{judge.name}` is made here"),)
-        message = f"`{judge.name}` has no score head, so it gives no reward"
-        hint = "train it on preferences first: `algorithm = reward_model()`"
-        refuse("G350", message, reward.span, labels=labels, hint=hint)
-    _no_combine(stage, reward)
-    edge = judge.edge("judge", reward.span)
-    return replace(stage, reward={"op": "model", "args": []}, inputs=(*stage.inputs, edge))
-
-
-def _no_combine(stage: Stage, reward: ast.Arg) -> None:
-    if stage.settings["combine"] is not None:
-        message = "`combine` is about the items of a rubric, and this reward is one number already"
-        refuse("G256", message, reward.span, hint="leave `combine` out, or score with a rubric")
-
-
-def _with_expression(stage: Stage, reward: ast.Arg, place: Place) -> Stage:
-    _no_combine(stage, reward)
-    pipeline = place.region.pipeline
-    compiled = compile_reward(reward.value, pipeline.module, place.values, pipeline.project)
-    return replace(stage, reward=compiled)
-
-
-def _with_rubric(
-    stage: Stage, call: ast.Call, declared: ast.RubricDecl, home: Module, place: Place
-) -> Stage:
-    """The rubric in its place, its models as further inputs of the stage."""
-    ports = {port.name for port in verb(stage.verb).ports}
-    edges: list[Edge] = []
-
-    def connect(name: str, arg: ast.Arg) -> str:
-        found = resolve(arg.value, place)
-        if found.type.name != "Model":
-            labels = (Label(found.made_at, f"`{found.name}` is made here"),)
-            message = f"`{name}` of `{declared.name.name}` is a model, `{found.name}` is "
-            refuse("G201", message + _describe(found.type), arg.span, labels=labels)
-        port = f"{name}_critic" if name in ports else name
-        edges.append(found.edge(port, arg.span))
-        return port
-
-    project = place.region.pipeline.project
-    compiled = compile_rubric(call, declared, home, place.values, project, connect)
-    combine = stage.settings["combine"] or Confidence().model_dump(mode="json")
-    return replace(
-        stage,
-        reward=compiled,
-        inputs=(*stage.inputs, *edges),
-        settings=stage.settings | {"combine": combine},
-    )
 
 
 def _with_special(name: str, stage: Stage, node: ast.Node, inputs: Inputs, place: Place) -> Stage:
@@ -359,7 +251,7 @@ def _trained(stage: Stage, setting: ast.Setting, inputs: Inputs, place: Place) -
     wanted = "scored Rollouts" if learns == "Rollouts" else learns
     if not usable_as(data.type, wanted):
         name = arg.value.span.text
-        what = _describe(data.type)
+        what = described(data.type)
         message = f"`{declaration.name.name}` learns from {wanted}, `{name}` is {what}"
         labels = (Label(arg.span, "the data"), Label(data.made_at, "made here"))
         refuse(

@@ -41,6 +41,15 @@ class ArtifactType:
         return f"scored {self.name}" if self.scored else self.name
 
 
+def described(made: ArtifactType) -> str:
+    """A type in the reader's words, with its article."""
+    if made.name != "Data":
+        kind = "served " if made.served and made.name == "Model" else ""
+        return f"a {kind}{made}" if made.name in ("Model", "Report") else str(made)
+    parts = sorted(made.columns - {"environment"})
+    return f"data with {', '.join(parts)}" if parts else "data without templates"
+
+
 def usable_as(made: ArtifactType, wanted: str) -> bool:
     """Whether an artifact can be used as `wanted`: an artifact name, `scored Rollouts`,
     `Prompts` (data with prompts), `Prompts or Rollouts` (with

@@ -16,6 +16,9 @@ from typing import Any, ClassVar, Protocol, Self
 HEADS = "heads.safetensors"
 """Beside the weights of a model in the store: its value and score heads. Never published."""
 
+MARK = "grape.json"
+"""Its presence tells that Grape published a folder and may replace it."""
+
 
 class Artifact(Protocol):
     """Anything that a stage makes."""
@@ -158,6 +161,11 @@ class Completion:
     """Quantities with one number for each token."""
     weights: str = ""
     """The weights that drew it, where it comes from an earlier round than its rollouts."""
+    critique: str = ""
+    """Of a revision: what it answers. `ids` and `logps` are as they were drawn, after the critique;
+    `prompt` and `prompt_ids` are those of the task alone, which training reads."""
+    revises: str = ""
+    """Of a revision: the completion that it mends."""
     observed: list[list[int]] = field(default_factory=list)
     """Spans [start, end) of `ids` that the model did not write: results of tools. They are read
     and never learned from, and have no log-probs."""

@@ -7,13 +7,10 @@ import shutil
 from pathlib import Path
 
 from grape.compiler.plan import Plan, PlannedOutput, PlannedStage
-from grape.runtime.artifacts import HEADS
+from grape.runtime.artifacts import HEADS, MARK
 from grape.runtime.errors import StageError
 from grape.runtime.rounds import REPORTS
 from grape.runtime.store import MANIFEST, Store
-
-MARK = "grape.json"
-"""Its presence tells that Grape wrote a folder and may replace it."""
 
 
 def publish(plan: Plan, output: PlannedOutput, store: Store, run: str) -> Path:

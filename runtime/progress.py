@@ -40,6 +40,8 @@ class _Row:
     began: float = 0.0
     first: tuple[float, float] | None = None
     """Time and count of the first progress heard: a resumed stage does not begin at 0."""
+    counted: tuple[str, float] = ("", 0.0)
+    """The unit that is counted, and how far."""
     share: float = 0.0
     text: str = ""
     metrics: str = ""
@@ -68,7 +70,8 @@ class Progress:
     def event(self, event: dict[str, Any]) -> None:
         """Take one event; called from any thread."""
         if event["event"] == "note":
-            self.console.print(f"  {event['text']}", style="dim", markup=False)
+            text = f"  {event['text']}"
+            self.console.print(text, style="dim", markup=False, soft_wrap=True)
             return
         top = event.get("region", event["stage"])
         with self._lock:
@@ -95,12 +98,16 @@ class Progress:
         done, total, now = event["done"], event["total"], time.monotonic()
         row.share = done / total if total else 1.0
         row.text = f"{done}/{total} {event['unit']}"
+        unit, last = row.counted
         if row.first is None:
             row.first = (row.began, 0.0) if done <= 1 else (now, done)
+        elif unit != event["unit"] or done < last:  # another count begins, such as the next item's
+            row.first = (now, done)
+        row.counted = (event["unit"], done)
         since, before = row.first
         if done > before and now > since:
             rate = (done - before) / (now - since)
-            each = f"{rate:.2g}/s" if rate >= 1 else f"{1 / rate:.2g} s each"
+            each = f"{_two_digits(rate)}/s" if rate >= 1 else f"{_two_digits(1 / rate)} s each"
             row.text += f", {each}, {_span((total - done) / rate)} left"
 
     def _line(self, name: str, row: _Row, text: str, *, always: bool = False) -> None:
@@ -127,6 +134,10 @@ class Progress:
                     Text(row.metrics, style="dim", no_wrap=True, overflow="ellipsis"),
                 )
         return table
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _span(seconds: float) -> str:

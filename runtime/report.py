@@ -373,6 +373,8 @@ def _of_report(report: Report) -> Iterator[dict[str, Any]]:
 
 
 def _of_rollout(row: dict[str, Any]) -> dict[str, Any]:
-    names = ("prompt", "answer", "text", "reward", "parts")
+    names = ["prompt", "answer", "text", "reward", "parts"]
+    if row.get("critique"):
+        names += ["critique", "revises"]
     shown = {name: row[name] for name in names}
     return {**shown, "cut": row["truncated"], "turns": row.get("turns", [])}

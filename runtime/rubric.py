@@ -59,27 +59,50 @@ def score_rubric(rubric: Node, rollouts: Rollouts, scoring: Scoring) -> list[Com
     """New rows in the order of the old ones; fewer where `uncertain = "drop"` drops some.
 
     Raises StageError for a completion of no category and for whatever `on_error` does not cover."""
+    rows = combined(rubric, judged_rows(rubric, rollouts, scoring), scoring)
+    return [row for row in rows if row is not None]
+
+
+def judged_rows(rubric: Node, rollouts: Rollouts, scoring: Scoring) -> list[Completion]:
+    """Every row with its category and with score and confidence of every item that applies; its
+    reward is left to `combined`. Raises StageError as `score_rubric`."""
     places = [category_of(rubric, row) for row in rollouts.rows]
-    made: dict[int, Completion] = {}
+    made = list(rollouts.rows)
     for number, category in enumerate(rubric["categories"]):
         members = [at for at, place in enumerate(places) if place == number]
         if not members:
             continue
         part = replace(rollouts, rows=[rollouts.rows[at] for at in members])
         judged = {item["name"]: _judged(item, part, scoring) for item in category["items"]}
-        key = f"{rubric['name']}.{category['name']}"
-        rewards = combine(
-            judged, [row.group for row in part.rows], scoring.combine, scoring.memory, key
-        )
         for place, at in enumerate(members):
-            row = rollouts.rows[at]
-            reward = rewards[place]
-            if reward is None and not _dropped(row, place, judged, category["name"], scoring):
+            made[at] = _row(rollouts.rows[at], place, judged, category["name"])
+    return made
+
+
+def combined(rubric: Node, rows: Sequence[Completion], scoring: Scoring) -> list[Completion | None]:
+    """Judged rows with their rewards, in place; None where `uncertain = "drop"` drops one, of which
+    a note tells. Raises StageError for a completion of which nothing can be said."""
+    made: dict[int, Completion] = {}
+    for category in rubric["categories"]:
+        members = [at for at, row in enumerate(rows) if row.category == category["name"]]
+        judged = {
+            item["name"]: Judged(
+                item["weight"],
+                [rows[at].parts.get(item["name"]) for at in members],
+                [rows[at].confidences.get(item["name"]) for at in members],
+            )
+            for item in category["items"]
+        }
+        key = f"{rubric['name']}.{category['name']}"
+        groups = [rows[at].group for at in members]
+        rewards = combine(judged, groups, scoring.combine, scoring.memory, key) if members else []
+        for place, (at, reward) in enumerate(zip(members, rewards, strict=True)):
+            if reward is None and not _dropped(rows[at], place, judged, category["name"], scoring):
                 reward = float(scoring.on_error)
             if reward is not None:
-                made[at] = _row(row, place, reward, judged, category["name"])
-    _tell(len(rollouts.rows) - len(made), scoring)
-    return [made[at] for at in sorted(made)]
+                made[at] = replace(rows[at], reward=reward)
+    _tell(len(rows) - len(made), scoring)
+    return [made.get(at) for at in range(len(rows))]
 
 
 def _dropped(
@@ -101,12 +124,13 @@ def _dropped(
 
 def _stopped(row: Completion, why: str) -> StageError:
     return StageError(
-        f"{why}\n  prompt:     {_short(row.prompt)}\n  completion: {_short(row.text)}",
+        f"{why}\n  prompt:     {short(row.prompt)}\n  completion: {short(row.text)}",
         hint="see docs/rubrics.md: `uncertain` of `combine`, and `on_error`",
     )
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """A text for a message: quoted, and cut in the middle where it is long."""
     return repr(text if len(text) <= 200 else f"{text[:160]} … {text[-30:]}")
 
 
@@ -116,40 +140,39 @@ def _tell(dropped: int, scoring: Scoring) -> None:
         scoring.emit({"event": "note", "text": text})
 
 
-def _row(
-    row: Completion, place: int, reward: float, judged: Mapping[str, Judged], category: str
-) -> Completion:
+def _row(row: Completion, place: int, judged: Mapping[str, Judged], category: str) -> Completion:
     parts = {n: j.scores[place] for n, j in judged.items() if j.scores[place] is not None}
     sure = {n: j.confidences[place] for n, j in judged.items() if j.confidences[place] is not None}
     known: Any = (parts, sure)
-    return replace(row, reward=reward, parts=known[0], confidences=known[1], category=category)
+    return replace(row, reward=None, parts=known[0], confidences=known[1], category=category)
 
 
 # --- categories -------------------------------------------------------------------------------
 
 
 def category_of(rubric: Node, row: Completion) -> int:
-    """The number of the first category whose `when` holds."""
+    """The number of the first category whose `when` holds. Raises StageError where none does."""
     for number, category in enumerate(rubric["categories"]):
         if category["when"] is None or _holds(category, row):
             return number
     names = ", ".join(f"`{category['name']}`" for category in rubric["categories"])
-    shown = {name: row.columns.get(name) for c in rubric["categories"] for name in _read(c["when"])}
+    read = (name for category in rubric["categories"] for name in columns_of(category["when"]))
+    shown = {name: row.columns.get(name) for name in read}
     raise StageError(
         f"a completion belongs to no category of `{rubric['name']}` ({names})\n"
-        f"  prompt:  {_short(row.prompt)}\n  columns: {_short(str(shown))}",
+        f"  prompt:  {short(row.prompt)}\n  columns: {short(str(shown))}",
         hint="end the rubric with a category that has no `when`",
     )
 
 
-def _read(node: Node | None) -> Iterator[str]:
+def columns_of(node: Node | None) -> Iterator[str]:
     """The columns that a condition looks at."""
     if node is None:
         return
     if node["op"] == "column":
         yield node["name"]
     for child in node.get("args", ()):
-        yield from _read(child)
+        yield from columns_of(child)
 
 
 def _holds(category: Node, row: Completion) -> bool:
@@ -194,7 +217,7 @@ def _value(node: Node, row: Completion, where: str) -> Any:
     except (TypeError, ZeroDivisionError):
         raise StageError(
             f"{where} cannot compute {left!r} {node['op']} {right!r}, for the prompt "
-            f"{_short(row.prompt)}"
+            f"{short(row.prompt)}"
         ) from None
 
 
@@ -224,6 +247,7 @@ def _judged(item: Node, part: Rollouts, scoring: Scoring) -> Judged:
         retries=scoring.retries,
         calls_per_minute=scoring.calls_per_minute,
         emit=scoring.emit,
+        models=scoring.critics,
         known=scoring.apart.outcome if scoring.apart is not None else None,
     )
     scores: list[float | None] = [value for value, _ in scored]
@@ -255,7 +279,7 @@ def _asked(item: Node, part: Rollouts, scoring: Scoring) -> Judged:
         text = f"got {scoring.on_error} because the critic failed; the first: {failed[0]}"
         _note(scoring, item["name"], len(failed), len(answers), text)
     if unread:
-        text = f"do not count: no answer can be read; the first: {_short(unread[0])}"
+        text = f"do not count: no answer can be read; the first: {short(unread[0])}"
         _note(scoring, item["name"], len(unread), len(answers), text)
     return made
 
@@ -267,7 +291,7 @@ def _note(scoring: Scoring, name: str, count: int, total: int, text: str) -> Non
 def _unanswered(name: str, row: Completion, reason: str) -> StageError:
     return StageError(
         f"the critic gave no answer for the item `{name}`: {reason}\n"
-        f"  prompt:     {_short(row.prompt)}\n  completion: {_short(row.text)}",
+        f"  prompt:     {short(row.prompt)}\n  completion: {short(row.text)}",
         hint="mend the critic, or say what such an item scores: `on_error = 0`",
     )
 

@@ -27,7 +27,7 @@ from grape.runtime.server import ensure_server
 from grape.runtime.store import COLLECTING, Store
 from grape.runtime.trackers import tracking
 
-_HEAVY = frozenset({"pretrained", "train", "sample", "evaluate", "merge", "repeat"})
+_HEAVY = frozenset({"pretrained", "train", "sample", "evaluate", "merge", "repeat", "revise"})
 
 
 def is_heavy(stage: PlannedStage) -> bool:

@@ -46,6 +46,7 @@ TEMPLATES = {
     "rewriting": "{{ messages | length }}" + TURN.replace("{{ END }}", "<|end|>") + ASK,
     "endless": TURN.replace("{{ END }}", "<|end|>") + ASK,
     "mamba": TURN.replace("{{ END }}", "<|end|>") + ASK,
+    "scorer": TURN.replace("{{ END }}", "<|end|>") + ASK,
     "broken": "",
 }
 
@@ -95,7 +96,9 @@ def _model(folder: Path, template: str) -> None:
 
     folder.mkdir(parents=True)
     kind = "mamba" if folder.name == "mamba" else "llama"
-    config = {"model_type": kind, "max_position_embeddings": 256}
+    config: dict[str, Any] = {"model_type": kind, "max_position_embeddings": 256}
+    if folder.name == "scorer":
+        config |= {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "score"}}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     core = train_core(iter(()), 0)
     core.add_special_tokens(["<|im_end|>", "<|user|>", "<|assistant|>"])

@@ -15,7 +15,7 @@ from grape.compiler.estimates.facts import ModelFacts, adapter_parameters
 from grape.compiler.estimates.ranges import ZERO, Range
 from grape.compiler.formula.ir import Formula
 
-RESIDENT, LOADING, SAMPLING = "all the time", "loading", "sampling"
+RESIDENT, LOADING, SAMPLING, JUDGING = "all the time", "loading", "sampling", "judging"
 UPDATE, STEP, SAVING = "forward and backward", "the optimizer step", "saving"
 MIB = 1 << 20
 PYTHON = Range(28 * MIB, 32 * MIB, 60 * MIB)
@@ -34,6 +34,8 @@ BUCKET = 1 << 22
 """Numbers of a gradient that processes exchange at once."""
 DECODED = 64
 """Completions that are decoded side by side."""
+JUDGED = 8192
+"""Tokens of questions that a critic reads at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,18 @@ def process(runs_model: bool) -> Line:
 def weights(facts: ModelFacts, width: int, name: str = "weights") -> Line:
     held = Range.known(facts.parameters * width)
     return Line(name, f"{facts.parameters:,} parameters × {width} B", held)
+
+
+def judging(facts: ModelFacts, width: int) -> list[Line]:
+    """A critic: its weights, and the questions that go through it at once."""
+    wide = facts.hidden * 4 + facts.intermediate * 3
+    questions = Line(
+        "questions",
+        f"≤ {JUDGED:,} tokens × (4·{facts.hidden} + 3·{facts.intermediate}) × {width} B",
+        Range(0.1, 1, 2) * (JUDGED * wide * width),
+        JUDGING,
+    )
+    return [weights(facts, width, "critic model"), questions]
 
 
 def loading(facts: ModelFacts, width: int, *, gguf: bool) -> Line:

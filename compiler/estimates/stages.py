@@ -25,6 +25,7 @@ from grape.compiler.estimates.work import Sequences, Work
 from grape.compiler.formula.fixed import foreknown
 from grape.compiler.graph import Stage
 from grape.compiler.plan import processes_of
+from grape.compiler.verbs import verb
 
 ANSWER = Range(0.1, 0.5, 1)
 """Share of `max_tokens` that a completion is assumed to take."""
@@ -93,6 +94,8 @@ class Known:
     made: dict[str, Sequences] = field(default_factory=dict)
     inside: bool = False
     """In the body of a repeat, where the policy is in memory already."""
+    policy: str = ""
+    """The repeat, whose model that is."""
 
     def model(self, stage: Stage, port: str) -> Model | None:
         return self.models.get(source_of(stage, port))
@@ -133,6 +136,29 @@ def _together(alone: Estimate, stage: Stage, known: Known) -> Estimate:
 
 
 def _estimate(stage: Stage, known: Known) -> Estimate:
+    found, critics = _without_critics(stage, known), _critics(stage, known)
+    lines = found.lines
+    if critics and stage.verb == "score":
+        lines = () if known.inside else (memory.process(True),)
+    return replace(found, lines=(*lines, *critics))
+
+
+def _critics(stage: Stage, known: Known) -> list[Line]:
+    """The models that the reward of a stage asks, beside those of its own inputs."""
+    if stage.reward is None:
+        return []
+    own = {port.name for port in verb(stage.verb).ports}
+    held = {edge.source for edge in stage.inputs if edge.port == "model"} | {known.policy}
+    lines: list[Line] = []
+    for source in dict.fromkeys(e.source for e in stage.inputs if e.port not in own):
+        model = known.models.get(source)
+        if model is not None:
+            made = memory.judging(model.facts, model.width)
+            lines += made[1:] if known.inside and source in held else made
+    return lines
+
+
+def _without_critics(stage: Stage, known: Known) -> Estimate:
     match stage.verb:
         case "pretrained" | "fresh":
             return _source(stage, known)
@@ -140,6 +166,8 @@ def _estimate(stage: Stage, known: Known) -> Estimate:
             return _train(stage, known)
         case "sample" | "evaluate":
             return _draw(stage, known)
+        case "revise":
+            return _revise(stage, known)
         case "repeat":
             return _repeat(stage, known)
         case "export":
@@ -347,6 +375,27 @@ def _draw(stage: Stage, known: Known) -> Estimate:
     return Estimate(tuple(lines), work.sampling(model.facts, drawn), moved, model.facts.parameters)
 
 
+def _revise(stage: Stage, known: Known) -> Estimate:
+    """Every completion criticised once and answered again, which is the most that can be asked."""
+    model, before = known.model(stage, "model"), known.sequences(stage, "rollouts")
+    if model is None or before is None:
+        return Estimate((memory.process(True),), notes=("its model or its prompts are not known",))
+    settings = stage.settings
+    tries, most = settings["tries"], settings["max_tokens"] or round(before.completion.high)
+    written = Range(0, settings["critique_tokens"], settings["critique_tokens"])
+    prompt = before.prompt * 2 + before.completion + written
+    drawn = Sequences(before.count, tries, prompt, before.completion, True)
+    how = {"group": tries, "max_tokens": most, "temperature": settings["temperature"] or 1.0}
+    lines = [] if known.inside else [memory.process(True), memory.weights(model.facts, model.width)]
+    lines += memory.drawing(model.facts, model.width, prompt, how, round(before.count))
+    if not known.inside:
+        lines.append(memory.allocator(lines))
+    group = {"revisions": before.group * tries, "pairs": 2, "group": before.group * (1 + tries)}
+    known.made[stage.name] = replace(before, group=group[settings["gives"]])
+    moved = 0 if known.inside else model.bytes
+    return Estimate(tuple(lines), work.sampling(model.facts, drawn), moved, model.facts.parameters)
+
+
 def _drawn(stage: Stage, known: Known, model: Model) -> Sequences | None:
     """What `sample` or `evaluate` makes: of prompts, or of rollouts that it goes on from, whose
     tokens are then part of the prompt."""
@@ -384,7 +433,9 @@ def _selected(stage: Stage, known: Known) -> None:
 def _repeat(stage: Stage, known: Known) -> Estimate:
     """One process holds the policy, its optimizer and every model that the body names."""
     start = known.model(stage, "start")
-    inside = replace(known, inside=True, models=dict(known.models), made=dict(known.made))
+    inside = replace(
+        known, inside=True, policy=stage.name, models=dict(known.models), made=dict(known.made)
+    )
     if start is None:
         return Estimate((memory.process(True),), notes=("the size of its model is not known yet",))
     known.models[stage.name] = inside.models[stage.name] = start
@@ -397,7 +448,7 @@ def _repeat(stage: Stage, known: Known) -> Estimate:
     total, others = Work(), 0
     for inner in stage.body:
         found = body[inner.name]
-        if inner.verb in ("train", "sample", "evaluate"):
+        if inner.verb in ("train", "sample", "score", "evaluate", "revise"):
             own = [line for line in found.lines if line.name not in ("process", "allocator")]
             lines += memory.beside_training(own) if inner.name in ahead else own
             total = total + found.work * (1 / (inner.every or 1))

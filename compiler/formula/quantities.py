@@ -75,6 +75,9 @@ QUANTITIES: dict[str, Quantity] = {
     "greedy_reward": Quantity(
         Level.SEQUENCE, "reward of the prompt's greedy completion", on=_ROLLOUTS
     ),
+    "revised": Quantity(
+        Level.SEQUENCE, "1 where it answers a critique", on=_ROLLOUTS, bounds=_SHARE
+    ),
     "node_value": Quantity(Level.STEP, "mean leaf reward below the node", on=_ROLLOUTS),
     "parent_value": Quantity(Level.STEP, "`node_value` of the node above", on=_ROLLOUTS),
     "leaves": Quantity(
@@ -146,6 +149,7 @@ _TREE = "write `sampler = tree(roots = 2, expand = 2)` in the braces of `sample`
 
 SAMPLED: dict[str, str] = {
     "greedy_reward": "write `greedy = true` in the braces of `sample`",
+    "revised": 'write `revise(policy, scored, RUBRIC) { gives = "group" }`',
     **dict.fromkeys(("set", "diversity"), "write `sampler = vine()` in the braces of `sample`"),
     "step": _TREE + ', or `turns(tools = [python("tools.py:name")])`: a turn is a step',
     "cluster": 'write `cluster = "number"` in the braces of `score`',

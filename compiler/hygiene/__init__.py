@@ -12,6 +12,7 @@ from grape.compiler.hygiene.batches import check_batches
 from grape.compiler.hygiene.exposure import check_exposure
 from grape.compiler.hygiene.learning import check_groups, check_learning
 from grape.compiler.hygiene.lineage import check_lineage
+from grape.compiler.hygiene.revising import check_revising
 from grape.compiler.hygiene.safety import check_safety
 from grape.compiler.hygiene.sampling import check_sampling
 from grape.compiler.hygiene.staleness import check_staleness
@@ -30,6 +31,7 @@ FAMILIES: tuple[Callable[[Graph, ast.PipelineDecl], Iterator[Finding]], ...] = (
     check_waste,
     check_safety,
     check_exposure,
+    check_revising,
 )
 
 

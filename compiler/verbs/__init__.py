@@ -18,6 +18,7 @@ VERBS: dict[str, str] = {
     "train": "grape.compiler.verbs.train",
     "sample": "grape.compiler.verbs.sample",
     "score": "grape.compiler.verbs.score",
+    "revise": "grape.compiler.verbs.revise",
     "keep": "grape.compiler.verbs.keep",
     "best": "grape.compiler.verbs.best",
     "pair": "grape.compiler.verbs.pair",
@@ -29,7 +30,10 @@ VERBS: dict[str, str] = {
 KEYWORDS: dict[str, tuple[str, ...]] = {
     "model": ("pretrained", "fresh", "served"),
     "data": ("jsonl", "parquet", "csv", "hf", "environment"),
-    "stage": ("train", "sample", "score", "keep", "best", "pair", "evaluate", "merge", "export"),
+    "stage": (
+        *("train", "sample", "score", "revise", "keep", "best", "pair"),
+        *("evaluate", "merge", "export"),
+    ),
 }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from grape.compiler.verb import Secret, Settings, Verb, makes
+from grape.compiler.types import ArtifactType
+from grape.compiler.verb import Secret, Settings, Verb
 
 
 class PretrainedSettings(Settings):
@@ -14,8 +16,15 @@ class PretrainedSettings(Settings):
     """Number format of the weights; `auto` takes what the processor is fast at."""
     trust_remote_code: bool = False
     """Whether Python code that comes with the model may run."""
+    head: Literal["score"] | None = None
+    """`"score"`: a sequence classifier with one output, such as a reward model that Grape has
+    published: it stands where a reward does."""
     token: Secret | None = None
     """`secret("NAME")` for a model of the hub that is not public."""
 
 
-VERB = Verb("pretrained", "model", PretrainedSettings, makes("Model"), "1", literals=("source",))
+def _type(inputs: Mapping[str, ArtifactType], settings: Mapping[str, Any]) -> ArtifactType:
+    return ArtifactType("Model", judges=settings["head"] == "score")
+
+
+VERB = Verb("pretrained", "model", PretrainedSettings, _type, "1", literals=("source",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from grape.runtime.artifacts import Completion, Rollouts
@@ -14,7 +15,16 @@ from grape.runtime.errors import StageError
 
 
 def judged(judge: Policy, rollouts: Rollouts) -> Rollouts:
-    """New rows that carry the judge's score as their reward.
+    """New rows that carry the judge's score as their reward; raises as `scores_of`."""
+    rows = [
+        replace(row, reward=score, parts={})
+        for row, score in zip(rollouts.rows, scores_of(judge, rollouts.rows), strict=True)
+    ]
+    return replace(rollouts, rows=rows)
+
+
+def scores_of(judge: Policy, rows: Sequence[Completion]) -> list[float]:
+    """The judge's score of every completion.
 
     Raises StageError for a model without a score head, a completion longer than it reads and a
     score that is no number."""
@@ -23,24 +33,20 @@ def judged(judge: Policy, rollouts: Rollouts) -> Rollouts:
             "the judge has no score head",
             hint="a copied or merged model loses its heads; train it with `reward_model` again",
         )
-    if not rollouts.rows:
-        return rollouts
-    examples = [_example(judge, row) for row in rollouts.rows]
-    for row, example in zip(rollouts.rows, examples, strict=True):
+    if not rows:
+        return []
+    examples = [_example(judge, row) for row in rows]
+    for row, example in zip(rows, examples, strict=True):
         size = len(example.prompt) + len(example.completion)
         if size > judge.context_length:
             raise StageError(
                 f"a completion has {size} tokens for the judge, which reads "
                 f"{judge.context_length}: {row.text[:60]!r}"
             )
-    scores = values_of(judge, examples, Cutting(), ("score",))["score"].tolist()
+    scores: list[float] = values_of(judge, examples, Cutting(), ("score",))["score"].tolist()
     if not all(map(math.isfinite, scores)):
         raise StageError("the judge gives a completion no finite score")
-    rows = [
-        replace(row, reward=score, parts={})
-        for row, score in zip(rollouts.rows, scores, strict=True)
-    ]
-    return replace(rollouts, rows=rows)
+    return scores
 
 
 def _example(judge: Policy, row: Completion) -> Example:

@@ -7,7 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GgufConfig,
+)
 
 from grape.runtime.core.models import Policy, dtype_for, prepared
 from grape.runtime.errors import StageError
@@ -30,6 +37,52 @@ def pretrained(
             hint="name a folder with a config.json, a .gguf file, hf:org/name or package:PKG/PATH",
         )
     return Policy.load(path, dtype=dtype)
+
+
+def reward_model(
+    source: str, *, project: Path, dtype: str, trust_remote_code: bool, token: str | None = None
+) -> Policy:
+    """A sequence classifier with one output, as a model with a score head. A model of language that
+    it has no weights for, which a judge never asks, stays at zero. Raises StageError for anything
+    else."""
+    name, _, revision = source.removeprefix("hf:").partition("@")
+    hub = {"revision": revision or None, "trust_remote_code": trust_remote_code, "token": token}
+    options: dict[str, Any] = hub if source.startswith("hf:") else {}
+    place = name if source.startswith("hf:") else str(_folder_of(source, project))
+    how: dict[str, Any] = {"dtype": dtype_for(dtype), "output_loading_info": True, **options}
+    try:
+        judge: Any = AutoModelForSequenceClassification.from_pretrained(place, **how)
+        made: Any = AutoModelForCausalLM.from_pretrained(place, attn_implementation="sdpa", **how)
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).splitlines()[0]
+        raise StageError(f"`{source}` is no reward model that can be loaded: {first}") from error
+    (classifier, loaded), (model, found) = judge, made
+    head = getattr(classifier, "score", None)
+    outputs = classifier.config.num_labels
+    if loaded["missing_keys"] or outputs != 1 or not isinstance(head, nn.Linear):
+        why = f"it tells {outputs} labels apart" if outputs != 1 else "it has no score head"
+        raise StageError(
+            f"`{source}` gives no single score: {why}",
+            hint='name a model that was trained as a reward model, or use `classifier("…")`',
+        )
+    for parameter, weight in model.named_parameters():
+        if parameter in found["missing_keys"]:
+            nn.init.zeros_(weight)
+    policy = Policy(prepared(model), tokenizer)
+    with torch.no_grad():
+        policy.head("score").weight.copy_(head.weight)
+    return policy
+
+
+def _folder_of(source: str, project: Path) -> Path:
+    path = _package_file(source) if source.startswith("package:") else project / source
+    if not (path / "config.json").is_file():
+        raise StageError(
+            f"there is no reward model at `{source}`",
+            hint="name a folder with a config.json, hf:org/name or package:PKG/PATH",
+        )
+    return path
 
 
 def _package_file(source: str) -> Path:

@@ -94,7 +94,7 @@ class Client:
                 return read(self._send(path, body))
             except _Again as again:
                 reason = again.reason
-                wait = self.pause * 2**attempt if again.after is None else again.after
+                wait = again.after or self.pause * 2**attempt  # "at once" would be too soon
                 attempt += 1
                 if attempt <= self.served.retries:
                     time.sleep(min(wait, LONGEST_WAIT))
@@ -201,10 +201,22 @@ class Client:
 
     def _clean(self, text: str) -> str:
         """One short line without the key."""
-        line = " ".join(text.split())
+        line = " ".join(_message(text).split())
         if self._key:
             line = line.replace(self._key, "…")
         return line if len(line) <= 200 else f"{line[:200]}…"
+
+
+def _message(text: str) -> str:
+    """What a server says went wrong, out of the usual forms of an error in JSON."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    for name in ("error", "message", "detail"):
+        if isinstance(found, dict) and name in found:
+            found = found[name]
+    return found if isinstance(found, str) else text
 
 
 def drawn_tokens(document: Any) -> dict[str, Any] | str:

@@ -5,9 +5,11 @@ A question goes to the critic as text, and its own tokenizer and chat template m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from grape.compiler.templates import parse_template
+from grape.compiler.templates import Template, parse_template
 from grape.dsl.nearest import did_you_mean
 from grape.runtime.artifacts import Completion
 from grape.runtime.errors import StageError
@@ -61,24 +63,53 @@ def ask(template: str, scale: int | None, row: Completion) -> Question:
     """The question of an item about a completion. `{completion}` in the template takes the place
     of the usual frame with task and answer. Raises StageError for a column that is not there."""
     parsed = parse_template(template)
-    known = {
+    question = filled(parsed, known_of(row), f"the question {template!r}")
+    if "completion" in parsed.columns:
+        return Question(_HEAD + question, scale)
+    return Question(f"{_HEAD}{_frame(row)}Question: {question}", scale)
+
+
+def known_of(row: Completion) -> dict[str, Any]:
+    """What a template may show of a completion."""
+    return {
         **row.columns,
         "prompt": row.prompt,
         "completion": row.text,
         **({} if row.answer is None else {"answer": row.answer}),
     }
-    for column in parsed.columns:
+
+
+def filled(template: Template, known: Mapping[str, Any], what: str) -> str:
+    """A template with its columns. Raises StageError for one that is not there."""
+    for column in template.columns:
         if column not in known:
             raise StageError(
-                f"the question {template!r} shows `{column}`, which the data does not have"
+                f"{what} shows `{column}`, which the data does not have"
                 f"{did_you_mean(column, known)}",
                 hint=f"it can show {', '.join(known)}",
             )
-    question = parsed.render(known)
-    if "completion" in parsed.columns:
-        return Question(_HEAD + question, scale)
-    frame = f"<task>\n{row.prompt}\n</task>\n<answer>\n{row.text}\n</answer>\n\n"
-    return Question(f"{_HEAD}{frame}Question: {question}", scale)
+    return template.render(known)
+
+
+def _frame(row: Completion) -> str:
+    return f"<task>\n{row.prompt}\n</task>\n<answer>\n{row.text}\n</answer>\n\n"
+
+
+def find_fault(item: Mapping[str, Any], row: Completion) -> str:
+    """What a critic is told of an item on which a completion scored low. Raises as `ask`."""
+    score = row.parts[item["name"]]
+    if "ask" in item:
+        question = ask(item["ask"]["question"], item["ask"]["scale"], row).text
+        head = f"{question}\nThe answer does badly by this question: {score:.2f} of 1."
+    else:
+        head = f"{_HEAD}{_frame(row)}{plain_fault(item, row)}"
+    return f"{head}\nSay in one or two sentences what is wrong with the answer and how to mend it."
+
+
+def plain_fault(item: Mapping[str, Any], row: Completion) -> str:
+    """The same in a sentence of our own, without a model."""
+    name = str(item["name"]).replace("_", " ")
+    return f'The answer does badly by the check "{name}": {row.parts[item["name"]]:.2f} of 1.'
 
 
 def in_one_word(question: Question) -> str:

@@ -10,6 +10,8 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +31,50 @@ def judge(
 ) -> list[Answer]:
     """An answer for each question. `memory` is the folder of remembered answers. Raises StageError
     where the server cannot be used at all."""
+    asked = [Asked(_body(served, question), partial(_judges, question)) for question in questions]
+    texts = texts_of(served, asked, done, memory=memory, pause=pause)
+    return [
+        text if isinstance(text, Failed) else read_answer(question, text)
+        for question, text in zip(questions, texts, strict=True)
+    ]
+
+
+def _judges(question: Question, text: str) -> bool:
+    return read_answer(question, text).score is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, and whether a text answers it: only such texts are remembered."""
+
+    body: dict[str, Any]
+    answers: Callable[[str], bool]
+
+
+def texts_of(
+    served: Served,
+    asked: Sequence[Asked],
+    done: Callable[[int], None],
+    *,
+    memory: Path,
+    pause: float = 0.5,
+) -> list[str | Failed]:
+    """What the server writes, or wrote before, to each request; raises as `judge`."""
     client = Client(served, pause=pause)
     lock = threading.Lock()
     finished = 0
 
-    def one(question: Question) -> Answer:
+    def one(request: Asked) -> str | Failed:
         nonlocal finished
-        answer = answer_of(client, question, memory)
+        text = _text(client, request, memory)
         with lock:
             finished += 1
             done(finished)
-        return answer
+        return text
 
     pool = ThreadPoolExecutor(served.max_concurrency)
     try:
-        return list(pool.map(one, questions))
+        return list(pool.map(one, asked))
     finally:
         pool.shutdown(cancel_futures=True)
         client.close()
@@ -51,38 +82,49 @@ def judge(
 
 def answer_of(client: Client, question: Question, memory: Path) -> Answer:
     """The remembered answer to a question, else the one that the server gives now."""
-    body = _body(client.served, question)
-    place = memory / f"{digest([client.served.url, body])}.json"
+    asked = Asked(_body(client.served, question), partial(_judges, question))
+    text = _text(client, asked, memory)
+    return text if isinstance(text, Failed) else read_answer(question, text)
+
+
+def _text(client: Client, request: Asked, memory: Path) -> str | Failed:
+    place = memory / f"{digest([client.served.url, request.body])}.json"
     known = _recall(place)
     if known is not None:
-        return read_answer(question, known)
-    made = client.chat(body)
+        return known
+    made = client.chat(request.body)
     if isinstance(made, Failed):
         return made
-    verdict = read_answer(question, made["text"])
-    if verdict.score is not None:
-        _remember(place, made["text"])
-    return verdict
+    text: str = made["text"]
+    if request.answers(text):
+        _remember(place, text)
+    return text
 
 
 def _body(served: Served, question: Question) -> dict[str, Any]:
     score: dict[str, Any] = {"type": "string", "enum": ["yes", "no"]}
     if question.scale is not None:
         score = {"type": "integer", "enum": list(range(1, question.scale + 1))}
+    fields = {
+        "reasoning": {"type": "string"},
+        "score": score,
+        "confidence": {"type": "number"},
+    }
+    return body_of(served, in_json(question), "judgement", fields)
+
+
+def body_of(served: Served, text: str, name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """A request for one JSON object with these fields, which have a JSON schema each."""
     schema = {
         "type": "object",
-        "properties": {
-            "reasoning": {"type": "string"},
-            "score": score,
-            "confidence": {"type": "number"},
-        },
-        "required": ["reasoning", "score", "confidence"],
+        "properties": fields,
+        "required": list(fields),
         "additionalProperties": False,
     }
-    form = {"name": "judgement", "strict": True, "schema": schema}
+    form = {"name": name, "strict": True, "schema": schema}
     return {
         "model": served.model,
-        "messages": [{"role": "user", "content": in_json(question)}],
+        "messages": [{"role": "user", "content": text}],
         "temperature": 0,
         "max_tokens": served.max_tokens,
         "response_format": {"type": "json_schema", "json_schema": form},
@@ -92,7 +134,7 @@ def _body(served: Served, question: Question) -> dict[str, Any]:
 def read_answer(question: Question, text: str) -> Verdict:
     """The judgement in a critic's text; its score is None where the text holds none."""
     unread = Verdict(None, 0.0, text)
-    for found in _objects(text):
+    for found in objects_in(text):
         confidence = _share(found.get("confidence"))
         number = _number(question, found.get("score"))
         if number is not None and confidence is not None:
@@ -101,7 +143,7 @@ def read_answer(question: Question, text: str) -> Verdict:
     return unread
 
 
-def _objects(text: str) -> list[dict[str, Any]]:
+def objects_in(text: str) -> list[dict[str, Any]]:
     """The JSON objects in a text, the last one first: reasons may stand before the answer."""
     decoder = json.JSONDecoder()
     found: list[dict[str, Any]] = []

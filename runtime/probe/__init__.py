@@ -23,7 +23,7 @@ from grape.dsl.allow import silenced
 from grape.dsl.findings import Edit, Finding, Fix, Label, in_order
 from grape.dsl.source import Source, Span
 
-VERSION = 1
+VERSION = 2
 """Changes when the same files come to give other findings."""
 
 

@@ -26,6 +26,7 @@ from grape.runtime.artifacts import Item
 from grape.runtime.probe.facts import Facts, Model, Trouble
 from grape.runtime.probe.lengths import check_prompts, check_targets
 from grape.runtime.probe.rewards import check_columns, check_reward
+from grape.runtime.probe.rubrics import check_shown
 
 NO_ATTENTION = frozenset(
     [
@@ -58,7 +59,9 @@ def check_probed(graph: Graph, declared: ast.PipelineDecl, facts: Facts) -> Iter
             if stage.type.name == "Data" and stage.verb != "hf":
                 facts.items(stage)
             elif stage.verb in ("pretrained", "fresh"):
-                yield from _architecture(stage, facts.model(stage, scope.local))
+                model = facts.model(stage, scope.local)
+                yield from _architecture(stage, model)
+                yield from _head(stage, declared, model)
         except Trouble as trouble:
             if trouble.message not in told and not _missing_package(stage):
                 told.add(trouble.message)
@@ -93,7 +96,7 @@ def _stage(scope: Scope, declared: ast.PipelineDecl, facts: Facts) -> Iterator[F
             yield from check_prompts(scope, declared, *found, model)
         if stage.reward is not None:
             yield from _judged(scope, declared, *found, facts, stage)
-    elif stage.verb == "score":
+    elif stage.verb in ("score", "revise"):
         for sampler in samplers(stage, scope.local):
             inner = Scope(sampler, scope.local, scope.repeat)
             found = _rows(inner, "prompts", facts)
@@ -113,6 +116,7 @@ def _judged(
     talks = bool(sources(sampler.settings))
     stage, project = scope.stage, facts.project
     wrong = list(check_columns(stage, declared, data, items, project, talks=talks))
+    wrong = wrong or list(check_shown(stage, declared, data, items))
     yield from wrong or check_reward(scope.stage, declared, data, items, facts.project)
 
 
@@ -182,6 +186,19 @@ def _architecture(stage: Stage, model: Model) -> Iterator[Finding]:
             "packed sequences would see each other"
         )
         yield Finding("G429", message, stage.span, hint="take a model with attention only")
+
+
+def _head(stage: Stage, declared: ast.PipelineDecl, model: Model) -> Iterator[Finding]:
+    """`head = "score"` needs a classifier with one output; what nobody knows yet is no finding."""
+    if stage.settings.get("head") is None or model.architecture is None or model.outputs == 1:
+        return
+    what = "is a model of language and has no score head"
+    hint = "train one on preferences: `algorithm = reward_model()`; then leave `head` out"
+    if model.outputs is not None:
+        what = f"tells {model.outputs} labels apart, and a score head has one output"
+        hint = 'write `classifier("…", label = "…")` in the reward'
+    message = f"`{stage.settings['source']}` {what}"
+    yield Finding("G358", message, setting_span(stage, declared, "head"), hint=hint)
 
 
 _PACKAGES = {

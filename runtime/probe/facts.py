@@ -56,6 +56,8 @@ class Model:
     architecture: str | None = None
     identity: str | None = None
     """Names the tokenizer; equal for models that share it."""
+    outputs: int | None = None
+    """Of a sequence classifier: how many numbers it gives. None for any other model."""
 
 
 @dataclass(slots=True)
@@ -233,7 +235,15 @@ def _described(files: Mapping[str, Path]) -> Model:
         context if isinstance(context, int) else None,
         config.get("model_type"),
         tokenizer.identity() if tokenizer else None,
+        _outputs(config),
     )
+
+
+def _outputs(config: Mapping[str, Any]) -> int | None:
+    classes = config.get("architectures") or ()
+    if not any(str(name).endswith("ForSequenceClassification") for name in classes):
+        return None
+    return len(config.get("id2label") or "ab")  # transformers leaves two labels unsaid
 
 
 def _gguf(header: Mapping[str, Any]) -> Model:

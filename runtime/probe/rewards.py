@@ -56,7 +56,7 @@ def check_columns(
                 )
                 labels = (Label(data.span, "the data"),)
                 hint = f"it can ask for completion, {', '.join(dict.fromkeys(known))}"
-                yield Finding("G420", message, _reward_span(stage, declared), labels, hint=hint)
+                yield Finding("G420", message, reward_span(stage, declared), labels, hint=hint)
                 return
 
 
@@ -73,7 +73,7 @@ def check_reward(
         empty = _scores(stage.reward, [(item, "") for item in tried], project)
     except StageError as error:
         message = error.message.splitlines()[0].removeprefix("G903: ")
-        yield Finding("G417", f"on the first rows, {message}", _reward_span(stage, declared))
+        yield Finding("G417", f"on the first rows, {message}", reward_span(stage, declared))
         return
     if right == empty:
         message = (
@@ -83,7 +83,7 @@ def check_reward(
         shown = _told(tried[0]) or ""
         hint = f"the first answer is {shown[:60]!r}; does `extract` find in it what is compared?"
         labels = (Label(data.span, "the answers"),)
-        yield Finding("G417", message, _reward_span(stage, declared), labels, hint=hint)
+        yield Finding("G417", message, reward_span(stage, declared), labels, hint=hint)
 
 
 def _told(item: Item) -> str | None:
@@ -134,8 +134,8 @@ def _scores(reward: Mapping[str, Any], pairs: list[tuple[Item, str]], project: P
     return [value for value, _ in scored]
 
 
-def _reward_span(stage: Stage, declared: ast.PipelineDecl) -> Span:
-    """The last argument of the call: the reward."""
+def reward_span(stage: Stage, declared: ast.PipelineDecl) -> Span:
+    """The last argument of a stage's call: its reward."""
     for node in nodes_of(declared):
         if node.span == stage.span and isinstance(node.call, ast.Call) and node.call.args:
             return node.call.args[-1].span

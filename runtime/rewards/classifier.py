@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 
-from grape.runtime.artifacts import Completion, Rollouts
-from grape.runtime.core.models import device, dtype_for
+from grape.runtime.artifacts import MARK, Completion, Rollouts
+from grape.runtime.core.judging import scores_of
+from grape.runtime.core.models import Policy, device, dtype_for
+from grape.runtime.core.text import completion_ids, encode_prompt
 from grape.runtime.errors import StageError
 from grape.runtime.rewards.text import Scorer
 
@@ -23,20 +25,36 @@ ROWS = 16
 
 
 def classifier(params: Mapping[str, Any], rollouts: Rollouts, project: Path) -> Scorer:
-    """The probability of `label`; of a model with one output that output, through a sigmoid with
-    `squash`. Raises StageError for a model that is no classifier and a label that it does not
-    have."""
+    """The probability of `label`; of a model with one output, or of one with a score head, that
+    number, through a sigmoid with `squash`. Raises StageError for a model that is no classifier
+    and a label that it does not have."""
+    if isinstance(params["source"], Policy):
+        values = scores_of(params["source"], rollouts.rows)
+        if params["squash"]:
+            values = torch.tensor(values).sigmoid().tolist()
+        return _known(rollouts, values)
     model, tokenizer = _load(params["source"], project)
     column = _column(model, params)
-    texts = [_ids(tokenizer, row, params["reads"]) for row in rollouts.rows]
+    rows = rollouts.rows
+    if params["reads"] == "both" and _ours(params["source"], project):
+        texts = [
+            [*encode_prompt(tokenizer, row.prompt), *completion_ids(tokenizer, row.text)]
+            for row in rows
+        ]
+    else:
+        texts = [_ids(tokenizer, row, params["reads"]) for row in rows]
     limit = getattr(model.config, "max_position_embeddings", None)
-    for row, ids in zip(rollouts.rows, texts, strict=True):
+    for row, ids in zip(rows, texts, strict=True):
         if limit is not None and len(ids) > limit:
             raise StageError(
                 f"a completion has {len(ids)} tokens for the classifier, which reads {limit}: "
                 f"{row.text[:60]!r}"
             )
     values = _scores(model, tokenizer, texts, column, params["squash"])
+    return _known(rollouts, values)
+
+
+def _known(rollouts: Rollouts, values: Sequence[float]) -> Scorer:
     found = {id(row): value for row, value in zip(rollouts.rows, values, strict=True)}
     return lambda row: found[id(row)]
 
@@ -79,6 +97,11 @@ def _column(model: Any, params: Mapping[str, Any]) -> int | None:
         f"`{params['source']}` tells {len(labels)} labels apart, and `label` names none of them",
         hint=f"its labels are: {', '.join(labels.values())}",
     )
+
+
+def _ours(source: str, project: Path) -> bool:
+    """Whether Grape trained a classifier: it then reads texts up to the token that ends them."""
+    return not source.startswith("hf:") and (project / source / MARK).is_file()
 
 
 def _ids(tokenizer: Any, row: Completion, reads: str) -> list[int]:

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grape.compiler.rewards import judge_port
 from grape.runtime.artifacts import Completion, Rollouts
 from grape.runtime.errors import StageError
 from grape.runtime.rewards import text
@@ -104,12 +105,20 @@ Known = Callable[[Node, Completion], Outcome | None]
 
 
 def prepared(
-    expression: Node, rollouts: Rollouts, project: Path, timeout: float, retries: int
+    expression: Node,
+    rollouts: Rollouts,
+    project: Path,
+    timeout: float,
+    retries: int,
+    models: Node | None = None,
 ) -> Scoring:
     """The rewards of an expression, loaded. Raises StageError when one cannot be used."""
     nodes = [node for node in walk(expression) if node["op"] == "call"]
     return Scoring(
-        {node["part"]: BUILTINS[node["name"]](node["params"], rollouts, project) for node in nodes},
+        {
+            node["part"]: BUILTINS[node["name"]](_params(node, models or {}), rollouts, project)
+            for node in nodes
+        },
         {
             node["part"]: project / node["params"]["source"].partition(":")[0]
             for node in nodes
@@ -164,18 +173,20 @@ def score_rollouts(
     emit: Emit,
     retries: int = 0,
     calls_per_minute: int | None = None,
+    models: Node | None = None,
     known: Known | None = None,
 ) -> list[Scored]:
     """Reward and parts of every row, in order.
 
     `on_error` is "stop" or the number that a sample gets whose reward fails; `timeout` is seconds
     for one built-in or Python reward of one completion, which is asked `retries` times more when
-    it fails; at most `calls_per_minute` completions are begun in a minute. `known` gives what was
-    found while others were drawn. Raises StageError when a reward cannot be used at all, and on
+    it fails; at most `calls_per_minute` completions are begun in a minute. `models` are the
+    inputs that `classifier` may ask, by port; `known` gives what was found while others were drawn.
+    Raises StageError when a reward cannot be used at all, and on
     the first failing sample with "stop".
     """
     labels = [node["part"] for node in walk(expression) if "part" in node]
-    how = (expression, rollouts, project, timeout, retries)
+    how = (expression, rollouts, project, timeout, retries, models)
     scoring = prepared(*how) if known is None or not rollouts.rows else None
     pace = Pace(calls_per_minute)
     made: list[Scored] = []
@@ -206,6 +217,12 @@ def score_rollouts(
             }
         )
     return made
+
+
+def _params(node: Node, models: Node) -> Node:
+    """The parameters of a call, the model itself where they name the port it comes in by."""
+    port = judge_port(node)
+    return node["params"] if port is None else {**node["params"], "source": models[port]}
 
 
 def walk(node: Node) -> Iterator[Node]:

@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "train": "grape.runtime.verbs.train",
     "sample": "grape.runtime.verbs.sample",
     "score": "grape.runtime.verbs.score",
+    "revise": "grape.runtime.verbs.revise",
     "keep": "grape.runtime.verbs.keep",
     "best": "grape.runtime.verbs.best",
     "pair": "grape.runtime.verbs.pair",

@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import replace
 from statistics import fmean
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grape.runtime import ranks
 from grape.runtime.artifacts import Completion, Rollouts
@@ -17,6 +17,9 @@ from grape.runtime.nodes import node_values
 from grape.runtime.rewards.evaluation import score_rollouts
 from grape.runtime.rewards.text import clusters
 from grape.runtime.verbs.selection import by_group
+
+if TYPE_CHECKING:
+    from grape.runtime.rubric import Scoring
 
 
 def run(context: Context, inputs: dict[str, Any]) -> Rollouts:
@@ -135,6 +138,7 @@ def _rewarded(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -> R
         retries=context.stage.settings.get("retries", 0),
         calls_per_minute=context.stage.settings.get("calls_per_minute"),
         emit=context.emit,
+        models=inputs,
         known=context.apart.outcome if context.apart is not None else None,
     )
     rows = [
@@ -145,10 +149,19 @@ def _rewarded(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -> R
 
 
 def _judged(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -> Rollouts:
-    from grape.runtime.rubric import Scoring, score_rubric
+    from grape.runtime.rubric import score_rubric
+
+    assert context.stage.reward is not None
+    rows = score_rubric(context.stage.reward, rollouts, scoring_of(context, inputs))
+    return replace(rollouts, rows=rows)
+
+
+def scoring_of(context: Context, inputs: dict[str, Any]) -> Scoring:
+    """How a stage's settings and inputs want a rubric's items judged."""
+    from grape.runtime.rubric import Scoring
 
     settings = context.stage.settings
-    scoring = Scoring(
+    return Scoring(
         project=context.project,
         combine=settings["combine"],
         on_error=settings["on_error"],
@@ -161,8 +174,6 @@ def _judged(context: Context, rollouts: Rollouts, inputs: dict[str, Any]) -> Rol
         memory=context.state.setdefault("memory", {}),
         apart=context.apart,
     )
-    assert context.stage.reward is not None
-    return replace(rollouts, rows=score_rubric(context.stage.reward, rollouts, scoring))
 
 
 def reward_metrics(rollouts: Rollouts) -> dict[str, float]:

@@ -22,7 +22,10 @@ def reward_of(row: Completion) -> float:
     return row.reward
 
 
-def none_left(context: Context, why: str) -> None:
+_MORE = "sample more completions of each prompt (`group`), or ask for less"
+
+
+def none_left(context: Context, why: str, hint: str = _MORE) -> None:
     """In a repeat a note: the round has nothing to learn from, the next one may have. Outside,
     what follows cannot run: StageError."""
     stage = context.stage
@@ -32,7 +35,7 @@ def none_left(context: Context, why: str) -> None:
         return
     raise StageError(
         f"`{stage.name}` keeps nothing: {why}",
-        hint="sample more completions of each prompt (`group`), or ask for less",
+        hint=hint,
     )
 
 

@@ -76,6 +76,12 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     assert context.stage.formula is not None
     weighs = "behavior_logp" in context.stage.formula["needs"]
     if context.drawn is not None and isinstance(data, Rollouts) and not weighs:
+        if len(_own(examples)) < len(examples):
+            raise StageError(
+                f"`{context.stage.name}` learns from revisions, and with `staleness` nobody knows "
+                "what the weights that drew the rest make of them",
+                hint="use a formula that reads `behavior_logp`, or leave `staleness` out",
+            )
         examples = [_as_drawn(one) for one in examples]
     contracts.check_targets(context, examples)
     if not examples:
@@ -94,8 +100,8 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     supplied = Supplied(context.stage.name, formula.needs, inputs, examples, how, temperature)
     if len(batches) > 1 or formula.constraints or context.drawn is not None:
         supplied.before(policy)
-    if "ref_logp" in supplied.given and isinstance(data, Rollouts):
-        apart = supplied.given["ref_logp"].cpu() - _recorded(examples)
+    if "ref_logp" in supplied.given and isinstance(data, Rollouts) and _own(examples):
+        apart = _of_own(examples, supplied.given["ref_logp"].cpu() - _recorded(examples))
         trainer.watch.reference_gap(context, float((apart.exp() - apart - 1).mean()))
     resumed = 0
     if context.rounds == 1:
@@ -137,6 +143,16 @@ def _recorded(examples: list[Example]) -> Tensor:
     return torch.tensor([logp for one in examples for logp in one.tokens["behavior_logp"]])
 
 
+def _own(examples: list[Example]) -> list[Example]:
+    """Those that were drawn after the prompt that they are trained after: no revisions."""
+    return [one for one in examples if not one.scalars.get("revised")]
+
+
+def _of_own(examples: list[Example], values: Tensor) -> Tensor:
+    """The values of the tokens of `_own`, from those of all tokens."""
+    return values[[not one.scalars.get("revised") for one in examples for _ in one.completion]]
+
+
 def _check_rollouts(
     context: Context, trainer: Trainer, data: Rollouts, examples: list[Example]
 ) -> None:
@@ -156,7 +172,9 @@ def _check_rollouts(
     if again or not whole or (corrected and engine in (OWN, SERVER)):
         return
     context.state["checked"] = True
-    some = examples[:PROBED]
+    some = _own(examples)[:PROBED]
+    if not some:
+        return
     now = logprobs(policy, some, cutting(context.stage.settings), temperature=_temperature(data))
     recorded = _recorded(some).tolist()
     if engine == "vllm":

@@ -13,7 +13,7 @@ import pytest
 import torch
 from core import pipes
 from core.test_rollouts import ITEMS, tiny
-from rubric.test_served import Reply, says, served, serving
+from rubric.fakes import Reply, says, served, serving
 
 from grape.compiler.program import load
 from grape.dsl.catalogue import entry

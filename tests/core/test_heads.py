@@ -14,6 +14,8 @@ from grape.compiler.plan import Ref
 from grape.runtime.artifacts import HEADS
 from grape.runtime.core.judging import judged
 from grape.runtime.core.publishing import with_score
+from grape.runtime.errors import StageError
+from grape.runtime.rewards.classifier import classifier
 
 PPO = """
   repeat 3 with policy = base {
@@ -123,3 +125,69 @@ def test_a_published_reward_model_is_a_classifier_with_the_same_scores(tmp_path:
     ids = [*tokenizer(row.prompt + row.text)["input_ids"], tokenizer.eos_token_id]
     found = model(torch.tensor([ids])).logits.item()
     assert found == pytest.approx(judged(judge, tries).rows[0].reward, abs=1e-5)
+
+
+WITHIN = """
+  repeat 2 with policy = base {
+    stage answers = sample(policy, sums) { prompts = 3, group = 4, max_tokens = 3 }
+    stage judged = score(answers, lively() + 0.5 * classifier(judge, squash = true))
+    next policy = train(policy, judged) { algorithm = grpo(), lr = 1e-2 }
+  }
+"""
+
+
+def test_a_reward_model_is_a_part_of_a_reward(tmp_path: Path) -> None:
+    pipe = run(tmp_path, PAIRS + WITHIN, "reward_model, grpo")
+    (told, _) = pipe.metrics("judged")
+    assert 0 < told["reward.classifier"] < 1
+    assert told["reward"] == pytest.approx(told["reward.lively"] + told["reward.classifier"] / 2)
+
+
+PUBLISHED = """
+  stage tries = sample(base, sums) { prompts = 3, group = 4, max_tokens = 3 }
+  model again = pretrained("published") { head = "score" }
+  stage judged = score(tries, again)
+"""
+
+
+@pytest.mark.parametrize("by_transformers", [False, True])
+def test_a_published_reward_model_is_loaded_with_its_head(
+    tmp_path: Path, by_transformers: bool
+) -> None:
+    pipe = run(tmp_path, PAIRS, "reward_model")
+    judge, tries = (pipe.open(Ref(stage=name)) for name in ("judge", "tries"))
+    stored, published = tmp_path / "made" / "judge", tmp_path / "published"
+    shutil.copytree(stored, published, ignore=shutil.ignore_patterns(HEADS))
+    with_score(stored, published)
+    if by_transformers:  # which keeps no weights for a model of language
+        model = AutoModelForSequenceClassification.from_pretrained(published)
+        model.save_pretrained(published)
+    pipe = run(tmp_path, PUBLISHED, "reward_model")
+    again = pipe.open(Ref(stage="again"))
+    wanted = [row.reward for row in judged(judge, tries).rows]
+    if not by_transformers:
+        (published / "grape.json").touch()
+        params = {"source": "published", "label": None, "reads": "both", "squash": False}
+        scorer = classifier(params, tries, tmp_path)
+        assert [scorer(row) for row in tries.rows] == pytest.approx(wanted, abs=1e-5)
+    assert [row.reward for row in judged(again, tries).rows] == pytest.approx(wanted, abs=1e-5)
+    assert len({row.reward for row in pipe.open(Ref(stage="judged")).rows}) > 1
+
+
+def test_a_model_of_language_has_no_head_to_load(tmp_path: Path) -> None:
+    run(tmp_path, PAIRS, "reward_model")
+    shutil.copytree(tmp_path / "made" / "base", tmp_path / "published")
+    with pytest.raises(StageError, match="gives no single score"):
+        run(tmp_path, PUBLISHED, "reward_model")
+
+
+def test_a_repeat_that_trains_a_reward_model_makes_a_judge(tmp_path: Path) -> None:
+    body = PAIRS.replace("judge = train(base, pairs)", "first = train(base, pairs)")
+    body += """
+  repeat 2 with judge = base {
+    next judge = train(judge, pairs) { algorithm = reward_model(), lr = 1e-2 }
+  }
+  stage judged = score(tries, judge)
+"""
+    pipe = run(tmp_path, body, "reward_model")
+    assert len({row.reward for row in pipe.open(Ref(stage="judged")).rows}) > 1

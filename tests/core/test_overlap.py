@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from core.pipes import Pipe, run
-from rubric.test_served import judges, serving
+from rubric.fakes import judges, serving
 
 from grape.runtime.errors import StageError
 

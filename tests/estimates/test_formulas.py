@@ -14,6 +14,7 @@ from grape.compiler.estimates.devices import Device, parse_device
 from grape.compiler.estimates.facts import facts_of
 from grape.compiler.estimates.memory import Line, Update
 from grape.compiler.estimates.ranges import Range, amount, duration, size
+from grape.compiler.estimates.stages import Estimate, estimate_stages
 from grape.compiler.estimates.texts import texts_of
 from grape.compiler.estimates.work import Sequences
 
@@ -230,6 +231,45 @@ def test_a_value_head_and_the_vectors_of_a_solver_are_counted() -> None:
     assert beside("reward_model") == {"score head": 4 * 64 * 4}
     assert beside("trpo") == {"solver": 6 * facts.parameters * 4}
     assert beside("trpo", solver="penalty") == {}
+
+
+def test_a_critic_is_counted_beside_the_policy_and_once_where_it_is_the_policy(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "data.jsonl").write_text('{"q": "1 + 1 ="}\n')
+    file = tmp_path / "judged.grape"
+    file.write_text("""grape 1
+
+use grpo from "std/algorithms"
+
+rubric tutor(critic: Model) {
+  category all { item kind = ask(critic, "Kind?") }
+}
+
+pipeline judged() {
+  data rows = jsonl("data.jsonl") { prompt = "{q}" }
+  model base = fresh("llama", rows)
+  repeat 2 with policy = base {
+    stage tries = sample(policy, rows) { prompts = 2, group = 2, max_tokens = 4 }
+    stage other = score(tries, tutor(critic = base))
+    stage own = score(tries, tutor(critic = policy))
+    next policy = train(policy, other) { algorithm = grpo(), lr = 1e-5 }
+  }
+  stage held = sample(policy, rows) { max_tokens = 4 }
+  stage outside = score(held, tutor(critic = base))
+}
+""")
+    stages = grape.load(file).checked.graph().stages
+    found = estimate_stages(stages, project=tmp_path, device=Device("cpu", 24 << 30, "cpu"))
+    body = found["policy"].body
+
+    def names(estimate: Estimate) -> list[str]:
+        return [line.name for line in estimate.lines]
+
+    assert names(body["other"]) == ["critic model", "questions"]
+    assert names(body["own"]) == ["questions"]
+    assert names(found["outside"]) == ["process", "critic model", "questions"]
+    assert names(found["policy"]).count("critic model") == 1
 
 
 def test_a_teacher_of_whole_distributions_is_counted(tmp_path: Path) -> None:

@@ -152,3 +152,46 @@ def test_a_gguf_header_gives_the_ids_of_transformers() -> None:
     for text in ("12 + 345 =", "It's 2024.\n\n def f(x):", "Größe 東京", "a   b\t c"):
         assert light(text)["input_ids"] == full(text)["input_ids"]
     assert light.eos_token == full.eos_token
+
+
+RUBRIC = """grape 1
+
+rubric tutor(critic: Model) {{
+  category all{when} {{
+    item right weight 2 = exact(extract = "number", of = "{of}")
+    item kind weight 1 = ask(critic, "{question}")
+  }}
+}}
+
+pipeline p() {{
+  data sums = jsonl("data/sums.jsonl") {{ prompt = "{{a}} + {{b}} =" }}
+  model base = pretrained("models/chat")
+  stage tries = sample(base, sums) {{ prompts = 4, max_tokens = 4 }}
+  stage scored = score(tries, tutor(critic = base))
+  stage pairs = revise(base, scored, tutor(critic = base)) {{
+    gives = "pairs", template = "{template}"
+  }}
+}}
+"""
+RIGHT = {"when": "", "of": "sum", "question": "Is {a} kept?", "template": "{b} {critique}"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "told"),
+    [
+        ({}, None, ""),
+        ({"of": "summ"}, "G420", "`of` of `exact` names the column `summ`"),
+        ({"when": " when aa > 1"}, "G420", "`when` of the category `all` names the column `aa`"),
+        ({"question": "Is {c} kept?"}, "G420", "the question of `kind` names the column `c`"),
+        ({"template": "{critiqe} {critique}"}, "G420", "the template of a revision names"),
+        ({"when": " when a < 12"}, "G448", "row 2 of `sums`"),
+    ],
+)
+def test_what_a_rubric_names_is_looked_up_in_the_first_rows(
+    project: Path, wrong: dict[str, str], code: str | None, told: str
+) -> None:
+    path = project / "rubric.grape"
+    path.write_text(RUBRIC.format(**{**RIGHT, **wrong}))
+    found = [item for item in probe(load(path)) if item.code in ("G420", "G448")]
+    assert {item.code for item in found} == ({code} if code else set())
+    assert all(told in item.message for item in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 import grape
 from grape.compiler.combine import Confidence, RowConfidence, Weights
 from grape.compiler.verb import Settings
-from grape.runtime.rubric import Judged, combine
+from grape.runtime.artifacts import Completion
+from grape.runtime.rubric import Judged, Scoring, combine, combined
 
 Table = list[list[float]]
 share = st.floats(0, 1)
@@ -194,3 +196,38 @@ def test_without_any_confidence_the_written_weights_count_or_nothing_does() -> N
 def test_written_weights_multiply_the_confidence() -> None:
     items = judged([[1, 0]], [[1, 0.5]], [3, 2])
     assert rewards(items) == pytest.approx([0.75])
+
+
+@pytest.mark.parametrize("scope", ["group", "batch", "running"])
+def test_categories_never_mix_the_weights_of_their_items(scope: Any) -> None:
+    """Two categories in one group, with items of the same names, reward as each does alone."""
+    names = ("right", "kind")
+
+    def row(category: str, scores: list[float], sure: list[float]) -> Completion:
+        parts, confidences = (dict(zip(names, values, strict=True)) for values in (scores, sure))
+        made = Completion("i", 0, "p", [], "t", [], [], False, parts=parts, category=category)
+        made.confidences = confidences
+        return made
+
+    sums = [row("sums", [1, 0.2], [1, 0.4]), row("sums", [0, 0.9], [1, 0.6])]
+    talk = [row("talk", [0.5, 1], [0.1, 1]), row("talk", [1, 0.3], [0.3, 0.2])]
+    weights = {"sums": (3.0, 1.0), "talk": (1.0, 2.0)}
+
+    def rewarded(rows: list[Completion]) -> list[float]:
+        items = {
+            name: [{"name": n, "weight": w} for n, w in zip(names, ws, strict=True)]
+            for name, ws in weights.items()
+        }
+        rubric = {
+            "name": "tutor",
+            "categories": [{"name": name, "items": items[name]} for name in weights],
+        }
+        how = Confidence(scope=scope).model_dump()
+        scoring = Scoring(Path(), how, "stop", 1.0, lambda event: None, {}, Path())
+        return [made.reward or 0 for made in combined(rubric, rows, scoring) if made]
+
+    mixed = rewarded([sums[0], talk[0], talk[1], sums[1]])
+    apart = [*rewarded(sums), *rewarded(talk)]
+    assert mixed == pytest.approx([apart[0], apart[2], apart[3], apart[1]])
+    assert apart[0] == pytest.approx((3 * 1 + 0.5 * 0.2) / 3.5)
+    assert apart[2] == pytest.approx((0.2 * 0.5 + 2 * 0.6 * 1) / (0.2 + 2 * 0.6))

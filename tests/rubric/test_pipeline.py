@@ -53,3 +53,18 @@ def test_a_rubric_trains_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert set(score["parts"]) == set(score["confidences"]) == wanted
     assert {score["category"] for score in scores} == {"arithmetic", "other"}
     assert "arithmetic · shows_work · confidence" in run.report.read_text()
+
+
+@pytest.mark.slow
+def test_a_model_learns_from_answers_to_critiques(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    shutil.copytree(TINY, tmp_path, dirs_exist_ok=True)
+    run = grape.load(tmp_path / "revise.grape").run()
+    assert run.state == "completed"
+    assert "better" in run.report.read_text()
+    (told,) = read_lines(run.folder / "metrics" / "better.jsonl")
+    assert told["revisions"] > 0
+    again = grape.load(tmp_path / "revise.grape").plan()
+    assert {stage.state for stage in again.stages} == {"cached"}

@@ -72,3 +72,20 @@ def test_notes_are_passed_on_as_they_are() -> None:
     out = io.StringIO()
     Progress(plan(), out).event({"event": "note", "text": "[bold] is no markup here"})
     assert out.getvalue() == "  [bold] is no markup here\n"
+
+
+def test_a_count_that_begins_anew_is_timed_by_itself(clock: Clock) -> None:
+    out = io.StringIO()
+    shown = Progress(plan(), out)
+    shown.event({"event": "started", "stage": "policy"})
+    for done, unit in ((5, "rounds"), (10, "rounds"), (2, "rounds"), (4, "judgements")):
+        clock.now += 300
+        shown.event({**step(done), "unit": unit})
+    clock.now += 300
+    shown.event({**step(6), "unit": "judgements"})
+    assert out.getvalue().splitlines()[2:] == [
+        "policy: 10/10 rounds, 60 s each, 0 s left",
+        "policy: 2/10 rounds",
+        "policy: 4/10 judgements",
+        "policy: 6/10 judgements, 150 s each, 10 min 0 s left",
+    ]

@@ -61,6 +61,7 @@ def page(rows: Sequence[Row], machine: Machine) -> str:
         versions=", ".join(f"{name} {version}" for name, version in machine.versions.items()),
         table="\n".join(_table(ran)),
         bounds="\n".join(_bounds(ran)),
+        short="\n".join(_short(ran)) or "All of the table learn.",
         absent="\n".join(absent) or "All online algorithms are.",
         pipeline=recipes.pipeline("grpo"),
     )
@@ -94,10 +95,17 @@ def settings(name: str) -> str:
     told = {key: value for key, value in recipes.sampling_of(name).items() if key not in usual}
     told |= recipes.settings_of(name)
     chosen = recipes.CHOSEN.get(name, recipes.Chosen())
-    parts = [f"`{name}({chosen.call})`"] if chosen.call else []
+    parts = [f"`{chosen.of or name}({chosen.call})`"] if chosen.call else []
     parts += [f"`{key} = {value}`" for key, value in told.items()]
     parts += recipes.further_of(name)
     return "; ".join(part for part in (", ".join(parts), chosen.why) if part)
+
+
+def _short(rows: Sequence[Row]) -> Iterator[str]:
+    for row in rows:
+        if verdict(row.outcomes) != "learns":
+            reason = recipes.REASONS.get(row.name, "the reason is not known")
+            yield f"- `{row.name}`, {verdict(row.outcomes)}: {reason}."
 
 
 def _bounds(rows: Sequence[Row]) -> Iterator[str]:

@@ -24,6 +24,8 @@ _VINE = {"set", "diversity"}
 class Chosen:
     """What is chosen for one algorithm by hand, and why: the last words of its settings."""
 
+    of: str = ""
+    """The algorithm, where this is a further row for one of its variants."""
     call: str = ""
     """Arguments of the algorithm."""
     train: dict[str, str] = field(default_factory=dict)
@@ -33,7 +35,7 @@ class Chosen:
     why: str = ""
 
 
-_NATURAL = {"lr": "", "sequences_per_update": ""}
+_NATURAL = {"lr": "", "warmup": "", "sequences_per_update": "", "cg_iterations": "4"}
 _PENALTY = {"solver": '"penalty"', "penalty": "0"}
 _PARTS = """## Right, and of the right length, apart.
 reward taught() = exact() + 0.5 * regex(pattern = ">..")
@@ -47,11 +49,26 @@ rubric taught() {
 }
 """
 CHOSEN: dict[str, Chosen] = {
-    "trpo": Chosen(train=_NATURAL, why="the natural gradient has no learning rate"),
+    "trpo": Chosen(train=_NATURAL, why="no learning rate; few iterations to save time"),
     "fixpo": Chosen(train=_PENALTY, why="its own weight is the penalty"),
     "gdpo": Chosen(reward=_PARTS, why="two rewards"),
     "grape": Chosen(reward=_RUBRIC, why="a rubric of two verified items"),
+    "gtpo_apart": Chosen(of="gtpo", call='sets = "apart"', why="as the paper has it"),
+    "grpo_s_apart": Chosen(of="grpo_s", call='sets = "apart"', why="as the paper has it"),
 }
+_APART = (
+    "advantages of right completions sum to 0, and so do those of wrong ones: nothing says that "
+    "right is better, and the model drifts. Hence the library's default is `together`"
+)
+REASONS = {
+    "gtpo_apart": _APART,
+    "grpo_s_apart": _APART,
+    "polychromic": (
+        "its objective is the reward of a set times its diversity. Where one answer is right, "
+        "each further copy of it costs diversity, so that the objective is against most of the gain"
+    ),
+}
+"""Why an algorithm does not learn here, where that is known."""
 
 
 def online(name: str) -> bool:
@@ -61,14 +78,21 @@ def online(name: str) -> bool:
 
 
 def names() -> list[str]:
-    """The online algorithms of the library."""
-    return [name for name in library() if online(name)]
+    """The rows of the table: the online algorithms of the library, then variants."""
+    return [name for name in library() if online(name)] + [
+        name for name, chosen in CHOSEN.items() if chosen.of
+    ]
+
+
+def formula_of(name: str) -> Algorithm:
+    """The algorithm of a row, with its default parameters."""
+    return algorithm(CHOSEN.get(name, Chosen()).of or name)
 
 
 def settings_of(name: str) -> dict[str, str]:
     """The settings of `train` that the pipeline of an algorithm writes out, beside `algorithm`."""
-    found = algorithm(name)
-    usual = {"lr": "5e-3"}
+    found = formula_of(name)
+    usual = {"lr": "2e-3", "warmup": "10%"}
     if found.needs & {"value", "old_value"}:
         usual["head_lr"] = "1e-2"
     if found.on == "Rollouts" and "old_logp" in found.needs:
@@ -79,7 +103,7 @@ def settings_of(name: str) -> dict[str, str]:
 
 def sampling_of(name: str) -> dict[str, str]:
     """The settings of `sample`: 128 completions a round, drawn as the algorithm needs them."""
-    needs = algorithm(name).needs
+    needs = formula_of(name).needs
     if needs & _VINE:
         how = {"prompts": "8", "sampler": "vine(roots = 1, states = 2, width = 8, set_size = 4)"}
     elif needs & _TREE:
@@ -93,7 +117,7 @@ def sampling_of(name: str) -> dict[str, str]:
 
 def further_of(name: str) -> list[str]:
     """What else the pipeline of an algorithm has, in words."""
-    found = algorithm(name)
+    found = formula_of(name)
     further = {
         "pairs of the best and the worst": found.on == "Preferences",
         "the start as reference": "ref_logp" in found.needs,
@@ -104,11 +128,11 @@ def further_of(name: str) -> list[str]:
 
 def pipeline(name: str) -> str:
     """The file that teaches the task with one algorithm, once for each seed."""
-    found, chosen = algorithm(name), CHOSEN.get(name, Chosen())
+    found, chosen = formula_of(name), CHOSEN.get(name, Chosen())
     reward = "taught()" if chosen.reward else "right()"
     pairs = found.on == "Preferences"
     teacher = bool(found.needs & _TEACHER)
-    used = dict.fromkeys(("sft", name))
+    used = dict.fromkeys(("sft", found.name))
     lines = [
         "grape 1",
         "",
@@ -128,7 +152,7 @@ def pipeline(name: str) -> str:
         '    model base = fresh("llama") {',
         '      layers = 2, hidden = 32, heads = 4, context = 16, tokenizer = "bytes"',
         "    }",
-        *_warm("warm", "base", "letters", "30"),
+        *_warm("warm", "base", "letters", "60"),
         *(_warm("teacher", "warm", "answers", "5") if teacher else []),
         *_evaluation("    ", "before", "warm"),
         "",
@@ -139,7 +163,7 @@ def pipeline(name: str) -> str:
         f"      stage scored = score(tries, {reward})",
         *(["      stage pairs = pair(scored)"] if pairs else []),
         f"      next policy = train({_inputs(found, pairs, teacher)}) {{",
-        f"        algorithm = {name}({chosen.call})",
+        f"        algorithm = {found.name}({chosen.call})",
         *([f"        {_written(settings_of(name))}"] if settings_of(name) else []),
         "      }",
         "      every rounds {",

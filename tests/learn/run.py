@@ -27,7 +27,6 @@ import grape
 from grape.compiler.planning import library_versions
 from grape.runtime import run as running
 from grape.runtime import worker
-from grape.runtime.algorithm import algorithm
 from grape.runtime.artifacts import Report
 from grape.runtime.context import Emit, file_name
 from grape.runtime.errors import StageError
@@ -67,7 +66,7 @@ def taught(name: str, folder: Path) -> Row:
         return Row(name, [], absent=result.error or result.state)
     store = Store(folder / ".grape" / "store")
     outcomes = [_outcome(seed, result, store) for seed in recipes.SEEDS]
-    constraints = algorithm(name).formula.constraints
+    constraints = recipes.formula_of(name).formula.constraints
     if not constraints:
         return Row(name, outcomes)
     rows = [row for seed in recipes.SEEDS for row in _metrics(seed, result, folder / ".grape")]

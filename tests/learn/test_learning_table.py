@@ -27,20 +27,21 @@ def test_the_pipeline_of_every_online_algorithm_is_clean(name: str, tmp_path: Pa
     path = tmp_path / f"{name}.grape"
     path.write_text(text, encoding="utf-8")
     codes = [finding.code for finding in program.load(path).findings]
-    assert codes == (["G309"] if untrained(algorithm(name).formula) else [])
+    assert codes == (["G309"] if untrained(recipes.formula_of(name).formula) else [])
     assert format_text(text) == text
 
 
 def test_what_learns_from_rollouts_is_online_and_what_learns_from_data_is_not() -> None:
     listed = recipes.names()
     assert [name for name in library() if algorithm(name).on == "Rollouts"] == [
-        name for name in listed if name != "rebel"
+        name for name in listed if name in library() and name != "rebel"
     ]
     assert not {"sft", "dpo", "kto", "reward_model", "gkd"} & set(listed)
 
 
 def test_what_is_chosen_by_hand_is_of_algorithms_that_are_listed() -> None:
-    assert recipes.CHOSEN.keys() <= set(recipes.names())
+    assert recipes.CHOSEN.keys() | recipes.REASONS.keys() <= set(recipes.names())
+    assert {chosen.of for chosen in recipes.CHOSEN.values()} <= {"", *recipes.names()}
 
 
 def test_the_task_is_the_same_every_time_and_a_third_of_what_is_imitated_is_right() -> None:
@@ -94,25 +95,29 @@ def test_a_bound_is_told_from_what_updates_and_further_steps_left() -> None:
 
 def test_the_page_holds_the_table_the_bounds_and_what_is_not_in_them() -> None:
     up = outcome(1, _items(*[0.25] * 9), _items(*[1.0] * 9), 7.4)
+    even = outcome(2, _items(*[0.5] * 8), _items(*[0.25, 0.75] * 4), 1.0)
     rows = [
+        Row("polychromic", [up, even, up]),
         Row("grpo", [up, up, up]),
         Row("trpo", [up, up, up], bound(0.01, [{"constraint": -0.002, "step_share": 1.0}])),
         Row("aspo", [], absent="`aspo` uses `code_position`"),
     ]
     text = page(rows, Machine("2026-01-02", 2, "1", "3.11.1", {"torch": "2.0"}))
     gains = " | ".join(["+75.0 (75.0 to 75.0)"] * 3)
-    assert f"| `grpo` | 25.0% | 100.0% | {gains} | learns | 7 | `lr = 5e-3`" in text
+    assert f"| `grpo` | 25.0% | 100.0% | {gains} | learns | 7 | `lr = 2e-3`, `warmup = 10%`" in text
     assert "| `trpo` | 0.01 | 1 |  | 0.008 | 0 | 0 | yes |" in text
     assert "- `aspo`: `aspo` uses `code_position`" in text
-    assert "2 online algorithms" in text and recipes.pipeline("grpo") in text
+    assert "- `polychromic`, not shown (2 of 3): its objective" in text
+    assert "3 rows" in text and recipes.pipeline("grpo") in text
     assert "$" not in text
 
 
 def test_the_settings_column_tells_what_is_not_usual() -> None:
-    assert settings("reinforce") == "`lr = 5e-3`"
-    assert settings("trpo") == "the natural gradient has no learning rate"
+    assert settings("reinforce") == "`lr = 2e-3`, `warmup = 10%`"
+    assert settings("trpo") == "`cg_iterations = 4`; no learning rate; few iterations to save time"
     assert "`greedy = true`" in settings("remax")
-    assert settings("rebel") == "`lr = 5e-3`, pairs of the best and the worst"
+    assert settings("gtpo_apart").startswith('`gtpo(sets = "apart")`, `lr')
+    assert settings("rebel") == "`lr = 2e-3`, `warmup = 10%`, pairs of the best and the worst"
 
 
 @pytest.mark.slow

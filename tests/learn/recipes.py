@@ -145,15 +145,14 @@ def pipeline(name: str) -> str:
         *([""] if chosen.reward else []),
         f"## From a coin's toss to what the reward wants, with {name}.",
         f"pipeline learn(rounds: int = {ROUNDS}) {{",
-        *_data("letters", "said"),
-        *(_data("answers", "answer") if teacher else []),
+        *_ASKED.splitlines(),
         "",
         f"  each seed in [{', '.join(map(str, SEEDS))}] {{",
         '    model base = fresh("llama") {',
         '      layers = 2, hidden = 32, heads = 4, context = 16, tokenizer = "bytes"',
         "    }",
-        *_warm("warm", "base", "letters", "60"),
-        *(_warm("teacher", "warm", "answers", "5") if teacher else []),
+        *_warm("warm", "base", "said", "10"),
+        *(_warm("teacher", "warm", "letters", "10") if teacher else []),
         *_evaluation("    ", "before", "warm"),
         "",
         "    repeat rounds with policy = warm {",
@@ -190,15 +189,14 @@ def _written(settings: dict[str, str]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in settings.items())
 
 
-def _data(name: str, completion: str) -> list[str]:
-    return [
-        f'  data {name} = jsonl("letters.jsonl") {{',
-        '    prompt = "{letters}"',
-        f'    completion = ">{{{completion}}}"',
-        '    answer = ">{answer}"',
-        "    split = 75%",
-        "  }",
-    ]
+_ASKED = """\
+  data said = jsonl("said.jsonl") { prompt = "{letters}", completion = ">{said}", split = 75% }
+  data letters = jsonl("letters.jsonl") {
+    prompt = "{letters}"
+    completion = ">{answer}"
+    answer = ">{answer}"
+    split = 75%
+  }"""
 
 
 def _warm(name: str, start: str, data: str, epochs: str) -> list[str]:

@@ -92,7 +92,9 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
 def settings(name: str) -> str:
     """What the pipeline of an algorithm has beside what all of them have."""
     usual = recipes.sampling_of("reinforce")
-    told = {key: value for key, value in recipes.sampling_of(name).items() if key not in usual}
+    told = {
+        key: value for key, value in recipes.sampling_of(name).items() if usual.get(key) != value
+    }
     told |= recipes.settings_of(name)
     chosen = recipes.CHOSEN.get(name, recipes.Chosen())
     parts = [f"`{chosen.of or name}({chosen.call})`"] if chosen.call else []

@@ -13,7 +13,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from grape.runtime.artifacts import Report
 from grape.runtime.context import Emit, file_name
 from grape.runtime.errors import StageError
 from grape.runtime.rounds import REPORTS
-from grape.runtime.run import RunResult
 from grape.runtime.runs import list_runs
 from grape.runtime.store import Store
 
@@ -61,36 +60,35 @@ def taught(name: str, folder: Path) -> Row:
         program = grape.load(path)
     except grape.Invalid as invalid:
         return Row(name, [], absent=invalid.findings[0].message)
-    result = program.run(probe=False)
-    if result.state != "completed":
-        return Row(name, [], absent=result.error or result.state)
+    plan = program.plan()
     store = Store(folder / ".grape" / "store")
-    outcomes = [_outcome(seed, result, store) for seed in recipes.SEEDS]
+    if not all(store.has(stage.key) for stage in plan.stages):
+        result = program.run(probe=False)
+        if result.state != "completed":
+            return Row(name, [], absent=result.error or result.state)
+    keys = {stage.name: stage.key for stage in plan.stages}
+    outcomes = [_outcome(seed, keys, store) for seed in recipes.SEEDS]
     constraints = recipes.formula_of(name).formula.constraints
     if not constraints:
         return Row(name, outcomes)
-    rows = [row for seed in recipes.SEEDS for row in _metrics(seed, result, folder / ".grape")]
+    rows = [row for seed in recipes.SEEDS for row in _metrics(seed, keys, folder / ".grape")]
     return Row(name, outcomes, bound=bound(constraints[0][1], rows))
 
 
-def _key(result: RunResult, stage: str, seed: int) -> str:
-    return str(result.stages[f'{stage}["{seed}"]']["key"])
-
-
-def _outcome(seed: int, result: RunResult, store: Store) -> Outcome:
-    before = Report.load(store.path(_key(result, "before", seed)))
-    key = _key(result, "policy", seed)
+def _outcome(seed: int, keys: Mapping[str, str], store: Store) -> Outcome:
+    before = Report.load(store.path(keys[f'before["{seed}"]']))
+    key = keys[f'policy["{seed}"]']
     last = max((store.path(key) / REPORTS).glob("after/*"))
     seconds = float(store.manifest(key)["seconds"])
     return outcome(seed, before.per_item(), Report.load(last).per_item(), seconds)
 
 
-def _metrics(seed: int, result: RunResult, root: Path) -> Iterator[dict[str, Any]]:
+def _metrics(seed: int, keys: Mapping[str, str], root: Path) -> Iterator[dict[str, Any]]:
     """What the updates of a repeat told, from the run that made its artifact."""
-    key, name = _key(result, "policy", seed), f'policy["{seed}"]'
+    name = f'policy["{seed}"]'
     for record in list_runs(root):
         stage = record["stages"].get(name, {})
-        if stage.get("key") == key and stage["state"] == "completed":
+        if stage.get("key") == keys[name] and stage["state"] == "completed":
             text = Path(record["metrics"][f"{name}.next"]).read_text(encoding="utf-8")
             yield from map(json.loads, text.splitlines())
             return

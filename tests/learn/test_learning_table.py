@@ -97,7 +97,7 @@ def test_the_page_holds_the_table_the_bounds_and_what_is_not_in_them() -> None:
     up = outcome(1, _items(*[0.25] * 9), _items(*[1.0] * 9), 7.4)
     even = outcome(2, _items(*[0.5] * 8), _items(*[0.25, 0.75] * 4), 1.0)
     rows = [
-        Row("polychromic", [up, even, up]),
+        Row("gtpo_apart", [up, even, up]),
         Row("grpo", [up, up, up]),
         Row("trpo", [up, up, up], bound(0.01, [{"constraint": -0.002, "step_share": 1.0}])),
         Row("aspo", [], absent="`aspo` uses `code_position`"),
@@ -107,7 +107,7 @@ def test_the_page_holds_the_table_the_bounds_and_what_is_not_in_them() -> None:
     assert f"| `grpo` | 25.0% | 100.0% | {gains} | learns | 7 | `lr = 2e-3`, `warmup = 10%`" in text
     assert "| `trpo` | 0.01 | 1 |  | 0.008 | 0 | 0 | yes |" in text
     assert "- `aspo`: `aspo` uses `code_position`" in text
-    assert "- `polychromic`, not shown (2 of 3): its objective" in text
+    assert "- `gtpo_apart`, not shown (2 of 3): advantages" in text
     assert "3 rows" in text and recipes.pipeline("grpo") in text
     assert "$" not in text
 

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ORACLE_PIP := $(ORACLES)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-all lint type fmt table vsix wheel-check oracles bench fuzz clean
+.PHONY: quickstart test test-all lint type fmt table vsix wheel-check oracles bench fuzz learn clean
 
 quickstart: $(VENV)/.run  ## Train SmolLM2 on additions: SFT, then GRPO; about ten minutes on two cores
 	$(BIN)/grape run pipelines/quickstart.grape
@@ -51,6 +51,12 @@ bench: $(VENV)/.dev $(ORACLES)/.ready  ## Beside TRL on the same models: times, 
 
 fuzz: $(VENV)/.dev  ## 100,000 damaged files through parse, check and format; a quarter of an hour
 	PYTHONPATH=src:tests $(BIN)/python -m fuzz.run
+
+# The settings of a worker, since the runs share a process
+learn: $(VENV)/.dev  ## Whether every online algorithm learns: one small task, three seeds each; half an hour
+	PYTHONPATH=src:tests OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE HF_HUB_DISABLE_PROGRESS_BARS=1 \
+	  MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=33554432 \
+	  $(BIN)/python -m learn.run --page docs/learning.md $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(ORACLES) dist build .mypy_cache .ruff_cache .pytest_cache

@@ -141,6 +141,18 @@ def test_06_equal_rewards_give_no_nan(name: str) -> None:
             assert float(grad.abs().max()) < 1e-9
 
 
+@pytest.mark.parametrize("name", ["gtpo", "grpo_s"])
+def test_shaped_by_entropy_being_right_itself_earns_only_where_sets_are_together(name: str) -> None:
+    found = first_step([1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0])
+    right = found["reward"] > 0
+    pulls = {
+        sets: float(-slope(library(name, sets=sets), found)[right].sum())
+        for sets in ("together", "apart")
+    }
+    assert pulls["together"] > 0.1
+    assert abs(pulls["apart"]) < 0.3 * pulls["together"]
+
+
 def test_07_gae_without_values_spreads_the_reward_over_every_token() -> None:
     check = written(
         "log apart = max(abs(gae(reward, 0, 1, 1) - reward) per batch)\n"

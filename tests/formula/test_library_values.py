@@ -52,6 +52,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         for divergence in ("forward", "reverse", "unnormalised_forward", "unnormalised_reverse")
         for form in ("differentiable", "reinforce")
     ],
+    "gtpo": [{}, {"sets": "apart"}],
+    "grpo_s": [{}, {"sets": "apart"}],
     "nft": [{}, {"normalize": 2, "negative": 0.5}],
     "rover": [{}, {"rho": 0.5}],
     "rebel": [{}, {"eta": 0.5}],

@@ -23,7 +23,12 @@ def apart(b: B, x: Tensor, good: Tensor, eps: float) -> Tensor:
 
 @named
 def gtpo(
-    b: B, clip_low: float = 0.2, clip_high: float = 0.28, alpha: float = 1.0, bonus: float = 0.1
+    b: B,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    alpha: float = 1.0,
+    bonus: float = 0.1,
+    sets: str = "together",
 ) -> Tensor:
     good, heat = b.r > 0, b.entropy.detach()
     shaped = torch.zeros_like(b.n)
@@ -38,12 +43,18 @@ def gtpo(
         own = float(heat[i, t]) if good[i] else 1 / float(heat[i, t])
         size = alpha + bonus * own / sum(values) * len(peers)
         shaped[i, t] = size if good[i] else -size
-    return -b.tm(clipped(b.w, apart(b, shaped, good, 1e-6), clip_low, clip_high))
+    split = good | (sets == "together")
+    return -b.tm(clipped(b.w, apart(b, shaped, split, 1e-6), clip_low, clip_high))
 
 
 @named
 def grpo_s(
-    b: B, clip_low: float = 0.2, clip_high: float = 0.28, alpha: float = 1.0, bonus: float = 0.1
+    b: B,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    alpha: float = 1.0,
+    bonus: float = 0.1,
+    sets: str = "together",
 ) -> Tensor:
     good, heat = b.r > 0, b.sm(b.entropy.detach())
     shaped = torch.zeros_like(b.r)
@@ -52,7 +63,7 @@ def grpo_s(
         own = heat if good[i] else 1 / heat
         size = alpha + bonus * own[i] / own[peers].sum() * len(peers)
         shaped[i] = size if good[i] else -size
-    a, w = apart(b, shaped, good, 1e-6), b.sm(b.w)
+    a, w = apart(b, shaped, good | (sets == "together"), 1e-6), b.sm(b.w)
     return -torch.minimum(w * a, w.clamp(1 - clip_low, 1 + clip_high) * a).mean()
 
 

@@ -24,9 +24,11 @@ KEY_VERSION = 1
 WATCHED = frozenset(
     {"ratio_tolerance", "engine_tolerance", "patience", "max_truncated", "min_entropy", "max_kl"}
 )
-COMPUTED = frozenset({"micro_tokens", "share_prompts", "packed", "fused_head", "skip_idle"})
+COMPUTED = frozenset(
+    {"micro_tokens", "share_prompts", "packed", "fused_head", "skip_idle", "own_layers"}
+)
 SHARED = frozenset({"processes"})
-DECODED = frozenset({"rows", "compact"})
+DECODED = frozenset({"rows", "compact", "own_layers", "keep_activations"})
 NEUTRAL: dict[str, frozenset[str]] = {
     "train": WATCHED | COMPUTED | SHARED | {"checkpoint"},
     "sample": DECODED | SHARED | {"engine_memory"},

@@ -1,8 +1,8 @@
 """Memory of a stage by closed form: a list of lines that add up, each with its formula.
 
 `RESIDENT` lines are there all the time; of the other phases only the largest counts, since a
-process is in one of them at a time. The figures of activations are those of transformers' models
-under torch's autograd without checkpointing; a test measures them.
+process is in one of them at a time. The figures of activations are those of the layers that Grape
+writes out itself, else of transformers' models under torch's autograd; a test measures them.
 """
 
 from __future__ import annotations
@@ -124,7 +124,13 @@ def training(facts: ModelFacts, width: int, update: Update) -> list[Line]:
             RESIDENT if update.again else STEP,
         ),
         Line("gradients", f"{whose} × {width} B", Range.known(count * width)),
-        *activations(facts, width, update.micro, packed=update.settings["packed"]),
+        *activations(
+            facts,
+            width,
+            update.micro,
+            packed=update.settings["packed"],
+            own=update.settings["own_layers"] and not adapter,
+        ),
         head(facts, width, update.scored, fused=update.settings["fused_head"]),
     ]
     return lines
@@ -147,11 +153,15 @@ def trained_beside(
     return lines
 
 
-def activations(facts: ModelFacts, width: int, tokens: Range, *, packed: bool) -> list[Line]:
+def activations(
+    facts: ModelFacts, width: int, tokens: Range, *, packed: bool, own: bool = False
+) -> list[Line]:
     """What the backward pass needs of a row of tokens, layer by layer; of padded rows, under the
     model's own attention, a mask per layer too."""
     wide = facts.heads * facts.head_dim
     heads = 3 * wide + 2 * facts.kv_heads * facts.head_dim if packed else 4 * wide
+    if own and packed and facts.family in OWN:
+        return [_written(facts, width, tokens)]
     if facts.gated:
         numbers = 6 * facts.hidden + heads + 4 * facts.intermediate + facts.heads + 2
         text = f"6·{facts.hidden} + {heads} + 4·{facts.intermediate}"
@@ -174,6 +184,42 @@ def activations(facts: ModelFacts, width: int, tokens: Range, *, packed: bool) -
         text = f"({row})² × {facts.layers} layers × {width} B"
         lines.append(Line("attention masks", text, square * (facts.layers * width), UPDATE))
     return lines
+
+
+OWN = frozenset({"llama", "mistral", "qwen2"})
+"""Families whose layers are written out."""
+
+
+def per_token(facts: ModelFacts, width: int) -> tuple[int, int]:
+    """Bytes that the layers written out keep of a token: without the insides of gates, and those
+    of all layers."""
+    heads = 2 * (facts.heads + facts.kv_heads) * facts.head_dim + facts.heads
+    each = facts.layers * (2 * facts.hidden + heads)
+    return (each + facts.hidden) * width, 2 * facts.layers * facts.intermediate * width
+
+
+def _written(facts: ModelFacts, width: int, tokens: Range) -> Line:
+    """What the layers written out keep; the insides of one gate and its gradients come on top."""
+    least, gates = per_token(facts, width)
+    inner = width * (4 * facts.intermediate + 8 * facts.hidden)
+    text = (
+        f"{tokens.expected:,.0f} tokens × ({(least + gates) // width:,} numbers of "
+        f"{facts.layers} layers + {inner // width:,} of one) × {width} B"
+    )
+    return Line("activations", text, tokens * (least + gates + inner), UPDATE)
+
+
+def kept(facts: ModelFacts, width: int, tokens: Range, most: Range, budget: int) -> list[Line]:
+    """What sampling keeps for the step that follows, of `tokens` fed where there is room for
+    `most`; nothing where the least does not fit."""
+    least, gates = per_token(facts, width)
+    spare = budget - most.expected * least
+    if spare < 0 or facts.family not in OWN:
+        return []
+    share = min(1.0, spare / (most.expected * gates)) if most.expected else 0.0
+    held = tokens * (least + int(share * gates))
+    text = f"{tokens.expected:,.0f} tokens, {share:.0%} of the gates, at most {budget:,} B"
+    return [Line("kept activations", text, held, phase) for phase in (SAMPLING, UPDATE)]
 
 
 def head(facts: ModelFacts, width: int, scored: Range, *, fused: bool) -> Line:

@@ -368,6 +368,7 @@ def _draw(stage: Stage, known: Known) -> Estimate:
         lines.append(memory.engine(settings, known.device.memory))
     else:
         lines += memory.drawing(model.facts, model.width, prompt, settings, prompts)
+        lines += _kept(stage, made, known)
     if not known.inside:
         lines.append(memory.allocator(lines))
     moved = 0 if known.inside else model.bytes
@@ -415,6 +416,19 @@ def _drawn(stage: Stage, known: Known, model: Model) -> Sequences | None:
     prompts = wanted if stage.verb == "sample" else min(wanted, there)
     prompt = texts.tokens("prompt", model.counter)
     return Sequences(prompts, settings["group"], prompt, answer, True)
+
+
+def _kept(stage: Stage, made: Sequences, known: Known) -> list[memory.Line]:
+    """The activations that sampling in a repeat keeps for the step that follows."""
+    model, settings = known.model(stage, "model"), stage.settings
+    if model is None or not known.inside or stage.verb != "sample":
+        return []
+    if made.group < 2 or settings["sampler"] or not settings["own_layers"]:
+        return []
+    prompts, rows = made.prompt * made.groups, made.count
+    longest = prompts + Range.known(rows * settings["max_tokens"])
+    fed = prompts + ANSWER * (rows * settings["max_tokens"])
+    return memory.kept(model.facts, model.width, fed, longest, settings["keep_activations"])
 
 
 def _selected(stage: Stage, known: Known) -> None:

@@ -28,6 +28,8 @@ class EvaluateSettings(Settings):
     """Completions decoded side by side; changes time and memory only."""
     compact: bool = True
     """Finished completions make room for the next prompts at once; off only to compare."""
+    own_layers: bool = True
+    """Run layers of known families as Grape writes them; off only to compare."""
     processes: Annotated[int, Field(ge=1)] = 1
     """Processes that share the prompts, each with the whole model; changes time and memory only."""
     prompts: Annotated[int, Field(ge=1)] | None = None

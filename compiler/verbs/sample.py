@@ -9,7 +9,7 @@ from pydantic import Field
 
 from grape.compiler.tools import Turns
 from grape.compiler.types import SERVER, ArtifactType
-from grape.compiler.verb import Port, Settings, Verb
+from grape.compiler.verb import Port, Settings, Size, Verb
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -151,6 +151,11 @@ class SampleSettings(Settings):
     """Completions decoded side by side; changes time and memory only."""
     compact: bool = True
     """Finished completions make room for the next prompts at once; off only to compare."""
+    own_layers: bool = True
+    """Run layers of known families as Grape writes them; off only to compare."""
+    keep_activations: Annotated[Size, Field(ge=0)] = 1 << 30
+    """In a repeat: most memory for what the layers compute while decoding, which spares a step
+    that learns from it at once its forward pass; 0: none is kept."""
     processes: Annotated[int, Field(ge=1)] = 1
     """Processes that share the prompts, each with the whole model; changes time and memory only."""
     engine: Literal["transformers", "vllm"] = "transformers"

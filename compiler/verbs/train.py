@@ -66,7 +66,7 @@ class TrainSettings(Settings):
     micro_tokens: Annotated[int, Field(ge=1)] = 4096
     """Tokens sent through the model at once; changes memory, never the result."""
     share_prompts: bool = True
-    """Run a prompt that completions share once; off only to compare, like the next three."""
+    """Run a prompt that completions share once; off only to compare, like the next four."""
     packed: bool = True
     """Rows without padding, each token seeing its own completion and prompt only."""
     fused_head: bool = True
@@ -74,6 +74,8 @@ class TrainSettings(Settings):
     skip_idle: bool = True
     """Leave out sequences that the formula provably does not touch, such as those of a group with
     equal rewards."""
+    own_layers: bool = True
+    """Run layers of known families as Grape writes them; off only to compare."""
     processes: Annotated[int, Field(ge=1)] = 1
     """Processes that share the sequences of an update, each with the whole model; changes time and
     memory only."""

@@ -58,7 +58,7 @@ class Forest:
 
     trees: tuple[Tree, ...]
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
         """Attention [1, heads, L, d] of a row; `key` and `value` may have fewer heads."""
         longest = max(
             sum(tree.sizes()[:1]) + max(tree.sizes()[1:], default=0) for tree in self.trees
@@ -82,7 +82,7 @@ class Slots:
         self.lengths, self.dtype = lengths, dtype
         self.masks: dict[int | None, Tensor] = {}
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
         if how.window not in self.masks:
             self.masks[how.window] = self._mask(key.shape[2], how.window)
         return masked(query, key, value, self.masks[how.window], how)
@@ -118,7 +118,11 @@ class Branches(Slots):
         super().__init__(lengths, dtype)
         self.stems = stems
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
+        return self.joined(query, key, value, how)[0]
+
+    def joined(self, query: Tensor, key: Tensor, value: Tensor, how: How) -> tuple[Tensor, Tensor]:
+        """Attention [B, heads, 1, d] and its log-sum-exp [B, heads]."""
         stems, (batch, heads, _, size) = self.stems, query.shape
         shared = key.shape[1]
         if None not in self.masks:
@@ -137,7 +141,7 @@ class Branches(Slots):
         both = torch.logaddexp(weight, other)
         own = own * (weight - both).exp_()[..., None].to(own.dtype)
         own += seen * (other - both).exp_()[..., None].to(own.dtype)
-        return cast(Tensor, own.reshape(batch, heads, 1, size))
+        return own.reshape(batch, heads, 1, size), both.reshape(batch, heads)
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -146,14 +150,16 @@ def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _How:
+class How:
+    """What a family asks of attention, and the layer it is in."""
+
     scale: float | None
     window: int | None
     softcap: float | None
     layer: int = 0
 
 
-def masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, how: _How) -> Tensor:
+def masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, how: How) -> Tensor:
     """Plain attention under a bool or additive mask, [B, heads, L, d]."""
     repeats = query.shape[1] // key.shape[1]
     rows = query.shape
@@ -187,23 +193,7 @@ class _Cascade(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, trees: Sequence[Tree], scale: float
     ) -> Tensor:
-        out = torch.empty_like(query)
-        norm = torch.empty(query.shape[:3], dtype=_wide(query), device=query.device)
-        for tree in trees:
-            for start, end in _lines(tree):
-                line = slice(start, end)
-                part = (x[:, :, line] for x in (query, key, value))
-                out[:, :, line], norm[:, :, line] = _FLASH(*part, 0.0, True, scale=scale)
-            if not _shared(tree):
-                continue
-            late, prompt = slice(tree.split, tree.end), slice(tree.start, tree.split)
-            seen, weight = _FLASH(
-                query[:, :, late], key[:, :, prompt], value[:, :, prompt], 0.0, False, scale=scale
-            )
-            both = torch.logaddexp(norm[:, :, late], weight)
-            out[:, :, late] *= (norm[:, :, late] - both).exp_()[..., None].to(out.dtype)
-            out[:, :, late] += seen.mul_((weight - both).exp_()[..., None].to(out.dtype))
-            norm[:, :, late] = both
+        out, norm = cascade_forward(query, key, value, trees, scale)
         ctx.save_for_backward(query, key, value, out, norm)
         ctx.trees, ctx.scale = trees, scale
         return out
@@ -211,29 +201,68 @@ class _Cascade(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, norm = ctx.saved_tensors
-        whole = tuple(torch.zeros_like(x) for x in (query, key, value))
+        found = cascade_backward(grad, query, key, value, out, norm, ctx.trees, ctx.scale)
+        return *found, None, None
 
-        def piece(asking: slice, seen: slice, causal: bool) -> None:
-            parts = _FLASH_BACKWARD(
-                grad[:, :, asking],
-                query[:, :, asking],
-                key[:, :, seen],
-                value[:, :, seen],
-                out[:, :, asking],
-                norm[:, :, asking],
-                0.0,
-                causal,
-                scale=ctx.scale,
-            )
-            for total, part, place in zip(whole, parts, (asking, seen, seen), strict=True):
-                total[:, :, place] += part
 
-        for tree in ctx.trees:
-            for start, end in _lines(tree):
-                piece(slice(start, end), slice(start, end), True)
-            if _shared(tree):
-                piece(slice(tree.split, tree.end), slice(tree.start, tree.split), False)
-        return *whole, None, None
+def cascade_forward(
+    query: Tensor, key: Tensor, value: Tensor, trees: Sequence[Tree], scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """Attention [1, heads, L, d] of trees and its log-sum-exp [1, heads, L]."""
+    out = torch.empty_like(query)
+    norm = torch.empty(query.shape[:3], dtype=_wide(query), device=query.device)
+    for tree in trees:
+        for start, end in _lines(tree):
+            line = slice(start, end)
+            part = (x[:, :, line] for x in (query, key, value))
+            out[:, :, line], norm[:, :, line] = _FLASH(*part, 0.0, True, scale=scale)
+        if not _shared(tree):
+            continue
+        late, prompt = slice(tree.split, tree.end), slice(tree.start, tree.split)
+        seen, weight = _FLASH(
+            query[:, :, late], key[:, :, prompt], value[:, :, prompt], 0.0, False, scale=scale
+        )
+        both = torch.logaddexp(norm[:, :, late], weight)
+        out[:, :, late] *= (norm[:, :, late] - both).exp_()[..., None].to(out.dtype)
+        out[:, :, late] += seen.mul_((weight - both).exp_()[..., None].to(out.dtype))
+        norm[:, :, late] = both
+    return out, norm
+
+
+def cascade_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    norm: Tensor,
+    trees: Sequence[Tree],
+    scale: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient by queries, keys and values."""
+    whole = (torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value))
+
+    def piece(asking: slice, seen: slice, causal: bool) -> None:
+        parts = _FLASH_BACKWARD(
+            grad[:, :, asking],
+            query[:, :, asking],
+            key[:, :, seen],
+            value[:, :, seen],
+            out[:, :, asking],
+            norm[:, :, asking],
+            0.0,
+            causal,
+            scale=scale,
+        )
+        for total, part, place in zip(whole, parts, (asking, seen, seen), strict=True):
+            total[:, :, place] += part
+
+    for tree in trees:
+        for start, end in _lines(tree):
+            piece(slice(start, end), slice(start, end), True)
+        if _shared(tree):
+            piece(slice(tree.split, tree.end), slice(tree.start, tree.split), False)
+    return whole
 
 
 _cascade: Callable[..., Any] = _Cascade.apply
@@ -303,7 +332,7 @@ def _attention(
     if strange:
         raise StageError(f"this model's attention uses `{strange[0]}`, which Grape cannot compute")
     view: Forest | Slots = _current.view
-    found = view.attend(query, key, value, _How(scaling, sliding_window, softcap, module.layer_idx))
+    found = view.attend(query, key, value, How(scaling, sliding_window, softcap, module.layer_idx))
     return found.transpose(1, 2).contiguous(), None
 
 

@@ -50,6 +50,8 @@ class Policy:
     """Optimizer steps since it was loaded: names the weights that rollouts came from."""
     heads: heads.Heads = field(default_factory=dict)
     """`value` and `score`, where something trained them."""
+    tape: Any = None
+    """What the last decoding kept of its activations, for the step that learns from it."""
 
     def head(self, name: str) -> nn.Linear:
         """The head of that name, made where there was none."""

@@ -18,11 +18,20 @@ from torch import Tensor
 from grape.runtime import ranks
 from grape.runtime.artifacts import Completion, Item, Rollouts
 from grape.runtime.context import Emit
-from grape.runtime.core.attention import Forest, Tree, attending, check_served
+from grape.runtime.core.attention import (
+    Forest,
+    Slots,
+    Tree,
+    attending,
+    check_served,
+)
 from grape.runtime.core.cache import Placing, RowCache
+from grape.runtime.core.layers import Body, Kept, served
 from grape.runtime.core.logprob import head_of, logits_of
 from grape.runtime.core.models import Policy
 from grape.runtime.core.sampling import Stops, decoded, draw, uniform
+from grape.runtime.core.tape import Tape, cached, version
+from grape.runtime.core.tape import begun as tape_begun
 from grape.runtime.core.text import prompt_ids
 from grape.runtime.errors import StageError
 
@@ -43,6 +52,10 @@ class Sampling:
     """Completions decoded side by side."""
     compact: bool
     """Finished rows leave at once, or stay until the last one beside them is finished."""
+    own_layers: bool = True
+    """Run layers that are known here as they are written here, or the model's own."""
+    keep: int = 0
+    """Most bytes of activations that are kept for a step that learns from the completions."""
 
 
 @dataclass(slots=True)
@@ -55,6 +68,10 @@ class Row:
     logps: list[float] = field(default_factory=list)
     truncated: bool = False
     done: bool = False
+    stem: int = 0
+    """Where its prompt begins on the tape."""
+    places: list[int] = field(default_factory=list)
+    """Where its tokens are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +109,8 @@ def generate_for(
     emit: Emit,
     rows: int = ROWS,
     compact: bool = True,
+    own_layers: bool = True,
+    keep_activations: int = 0,
     begun: Sequence[Begun] = (),
     talks: Turning | None = None,
     finished: Callable[[Sequence[Completion]], None] | None = None,
@@ -101,7 +120,10 @@ def generate_for(
     says when one is over; `finished` hears of each group when its last completion is. Raises
     StageError when a prompt leaves no room for `max_tokens`, or for a model whose layers keep more
     than keys and values."""
-    how = Sampling(group, temperature, top_p, max_tokens, tuple(stop), seed, round, rows, compact)
+    alone = not begun and talks is None and ranks.size() == 1
+    keep = keep_activations if alone else 0
+    texts, way = tuple(stop), (rows, compact, own_layers, keep)
+    how = Sampling(group, temperature, top_p, max_tokens, texts, seed, round, *way)
     check_served(policy.network)
     tools = talks.tools if talks is not None else None
     prompts = [prompt_ids(policy.tokenizer, item, tools) for item in items]
@@ -119,9 +141,13 @@ def generate_for(
         if finished is not None:
             finished(groups[item])
 
+    if keep:
+        policy.tape = None
     if mine:
         shared = [begun[item] for item in mine], [prompts[item] for item in mine]
-        _Decoding(policy, *shared, how, emit, complete, talks).run()
+        decoding = _Decoding(policy, *shared, how, emit, complete, talks)
+        decoding.run()
+        policy.tape = decoding.taped() if keep else policy.tape
     groups = {item: rows for part in ranks.gathered(groups) for item, rows in part.items()}
     policy.model.train(was_training)
     made = [row for item in range(len(items)) for row in groups[item]]
@@ -193,6 +219,14 @@ class _Decoding:
         self.cache = self._cache(size)
         self.hidden: Tensor | None = None
         self.finished = self.told = 0
+        own = how.own_layers and served(self.network)
+        self.body = Body(self.network) if own else None
+        self.scratch: Kept | None = None
+        self.tape = self._tape() if own and how.keep and self.cache.stems else None
+
+    def _tape(self) -> Tape | None:
+        most = sum(map(len, self.prompts)) + len(self.rows) * (self.how.max_tokens - 1)
+        return tape_begun(self.network, most, self.how.keep)
 
     def _cache(self, size: int) -> RowCache:
         """Prompts are kept apart where several rows share one and plain attention will do."""
@@ -241,20 +275,49 @@ class _Decoding:
             self.live += self.rows[item * group : (item + 1) * group]
             row += group
         self.cache.admit(places)
-        with attending(self.network, Forest(tuple(trees))):
-            made = self._body([ids], [positions])
-        new = made[0, torch.tensor(lasts, device=self.device)].repeat_interleave(group, 0)
+        made = self._through(ids, positions, Forest(tuple(trees)))
+        if self.tape is not None:
+            first = self.tape.used - len(ids)
+            for place in places:
+                for entered in self.live[place.row : place.row + group]:
+                    entered.stem = first + place.start
+        new = made[torch.tensor(lasts, device=self.device)].repeat_interleave(group, 0)
         self.hidden = new if self.hidden is None else torch.cat([self.hidden, new])
 
-    def _body(self, ids: list[list[int]] | Tensor, positions: list[list[int]] | Tensor) -> Tensor:
-        found = self.network.base_model(
-            input_ids=torch.as_tensor(ids, device=self.device),
-            attention_mask=None,
-            position_ids=torch.as_tensor(positions, device=self.device),
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        return cast(Tensor, found.last_hidden_state)
+    def _through(
+        self, ids: list[int] | Tensor, positions: list[int] | Tensor, view: Forest | Slots
+    ) -> Tensor:
+        """Last hidden states [n, width] of new tokens [n]: of a packed row of prompts, or of one
+        token of every live row."""
+        fed, at = (torch.as_tensor(x, device=self.device) for x in (ids, positions))
+        if self.body is None:
+            axis = 0 if isinstance(view, Forest) else 1
+            with attending(self.network, view):
+                found = self.network.base_model(
+                    input_ids=fed.unsqueeze(axis),
+                    attention_mask=None,
+                    position_ids=at.unsqueeze(axis),
+                    past_key_values=self.cache,
+                    use_cache=True,
+                )
+            return cast(Tensor, found.last_hidden_state.squeeze(axis))
+        if self.tape is not None:
+            start = self.tape.take(len(fed))
+            return self.body.forward(
+                fed, at, cached(self.body, self.cache, view), self.tape.kept, start
+            )
+        if self.scratch is None or len(self.scratch.ids) < len(fed):
+            self.scratch = Kept(self.body, len(fed), scratch=True)
+        return self.body.forward(fed, at, cached(self.body, self.cache, view), self.scratch)
+
+    def taped(self) -> Tape | None:
+        """What was kept, with every completion noted; nothing if a weight changed meanwhile."""
+        tape = self.tape
+        if tape is None or tape.version != version(self.network):
+            return None
+        for row in self.rows:
+            tape.note(self.prompts[row.item], row.ids, row.stem, row.places)
+        return tape
 
     def _draw(self) -> Tensor:
         """The next token of every live row, noted with its log-prob."""
@@ -319,8 +382,11 @@ class _Decoding:
         """One token more for every live row."""
         places = self.cache.advance()
         assert self.hidden is not None
-        with attending(self.network, self.cache.view(self.hidden.dtype)):
-            self.hidden = self._body(tokens[:, None], places[:, None])[:, 0]
+        self.hidden = self._through(tokens, places, self.cache.view(self.hidden.dtype))
+        if self.tape is not None:
+            start = self.tape.used - len(self.live)
+            for number, row in enumerate(self.live):
+                row.places.append(start + number)
 
 
 def completion_of(

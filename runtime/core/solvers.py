@@ -113,7 +113,7 @@ class Curvature:
         for item in self.weights:
             item.grad = None
         for micro in step.cut():
-            step.pull(step.reader.piece(micro), states_of(step.policy, micro), bent)
+            step.pull(step.reader.piece(micro), states_of(step.policy, micro, step.how), bent)
         add_gradients(self.weights)
         found = _flat([item.grad for item in self.weights], self.weights)
         for item in self.weights:
@@ -132,7 +132,7 @@ class Curvature:
             for name, places in own.items():
                 places.append(piece.places(name))
             with sdpa_kernel(SDPBackend.MATH):
-                read = step.reader.read(states_of(step.policy, micro), piece)
+                read = step.reader.read(states_of(step.policy, micro, self.plain), piece)
                 found = {name: value for name, value in read.items() if value.requires_grad}
                 probes = [torch.zeros_like(value, requires_grad=True) for value in found.values()]
                 pulls = torch.autograd.grad(

@@ -8,7 +8,7 @@ No normaliser is local to a micro-batch, so its size changes nothing but memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -19,8 +19,9 @@ from grape.compiler.formula.ir import Formula
 from grape.compiler.formula.levels import SUBGROUPS, Level
 from grape.compiler.formula.vocabulary import split
 from grape.runtime import ranks
-from grape.runtime.core import exchange
+from grape.runtime.core import exchange, tape
 from grape.runtime.core.attention import attending, check_served
+from grape.runtime.core.layers import served
 from grape.runtime.core.live import Live, Piece
 from grape.runtime.core.logprob import fusable
 from grape.runtime.core.models import Policy
@@ -29,6 +30,9 @@ from grape.runtime.core.vocab import Reductions, Table
 from grape.runtime.errors import StageError
 from grape.runtime.formula import Compiled, compile_formula, level_of
 from grape.runtime.layout import Layout
+
+WIDER = 4
+"""How much larger micro-batches may be when their activations are there already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Cutting:
     """Form the head's gradient chunk by chunk, without a graph."""
     skip: bool = True
     """Leave out sequences that the formula provably does not touch."""
+    own: bool = True
+    """Run layers that are known here as they are written here, or all under autograd."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +88,18 @@ def cut(
     )
 
 
-def states_of(policy: Policy, micro: Micro) -> Tensor:
-    """Hidden states [n, width] before a micro-batch's targets."""
+def states_of(
+    policy: Policy,
+    micro: Micro,
+    how: Cutting,
+    kept: tape.Tape | None = None,
+    *,
+    spend: bool = False,
+) -> Tensor:
+    """Hidden states [n, width] before a micro-batch's targets; see `tape.states` for `spend`."""
+    if micro.forest is not None and how.own and served(policy.network):
+        found = tape.states(policy.network, micro, kept, spend=spend)
+        return found.index_select(0, micro.source)
     body = policy.network.base_model
     fed = {"input_ids": micro.input_ids, "position_ids": micro.position_ids, "use_cache": False}
     if micro.forest is None:
@@ -117,7 +133,7 @@ def values_of(
     found: dict[str, Tensor] = {}
     for micro in cut(live.fed, Level.TOKEN, "Demos", how, policy):
         piece = live.piece(micro)
-        states = states_of(policy, micro)
+        states = states_of(policy, micro, how)
         read = live.read(states, piece) if live.names else {}
         if "states" in names:
             read["states"] = piece.of_tokens(states)
@@ -260,18 +276,21 @@ class Stepping:
         """Add the gradient to the parameters' `.grad`."""
         resting = self._resting()
         busy = [number for number, rests in enumerate(resting) if not rests]
-        micros = self.cut(busy)
+        micros = self._micros(busy)
         fused = self.how.fused and fusable(self.policy.network)
         known = self.weights() if fused and self.known.weights else None
         formula = self.compiled.formula
         several = len(micros) > 1 or ranks.size() > 1
         if formula.coupling is Level.BATCH and several and known is None:
             self.fill(micros)
-        for micro in micros:
+        for number, micro in enumerate(micros, 1):
+            states = states_of(
+                self.policy, micro, self.how, self.kept(), spend=number == len(micros)
+            )
             if fused:
-                self._fused(micro, known)
+                self._fused(micro, states, known)
             else:
-                self._plain(micro)
+                self._plain(micro, states)
         exchange.add_gradients(self.policy.parameters())
         self._merge(micros)
         if not busy:  # an optimizer moves weights by a gradient of zero, too
@@ -280,8 +299,27 @@ class Stepping:
                     parameter.grad = torch.zeros_like(parameter)
         told = self.known.logs and not formula.memory
         if not told and len(busy) < len(resting):
-            self.fill(self.cut([number for number, rests in enumerate(resting) if rests]))
+            self.fill(self._micros([number for number, rests in enumerate(resting) if rests]))
+        self.policy.tape = None
         return self._told()
+
+    def kept(self) -> tape.Tape | None:
+        """What a decoding by just these weights left."""
+        found: tape.Tape | None = self.policy.tape
+        if found is None or found.version != tape.version(self.policy.network):
+            return None
+        return found
+
+    def _micros(self, members: Sequence[int]) -> list[Micro]:
+        """Micro-batches of sequences; larger ones where no forward pass keeps every layer of them
+        at once beside what is there already."""
+        kept = self.kept() if self.how.own and self.how.packed else None
+        if kept is None or not served(self.policy.network):
+            return self.cut(members)
+        for one in (self.reader.fed[number] for number in members):
+            if not kept.holds(one.prompt, one.completion):
+                return self.cut(members)
+        return self.cut(members, how=replace(self.how, budget=self.how.budget * WIDER))
 
     def _resting(self) -> list[bool]:
         """Which sequences the formula does not touch; both of a pair, or none."""
@@ -309,9 +347,9 @@ class Stepping:
         loss = self.compiled.loss(self.complete(leaves), self.layout)
         return pulled(loss, leaves)
 
-    def _fused(self, micro: Micro, known: dict[str, Tensor] | None) -> None:
+    def _fused(self, micro: Micro, states: Tensor, known: dict[str, Tensor] | None) -> None:
         """The head's gradient without a graph, then the body's by one backward pass."""
-        piece, states = self.reader.piece(micro), states_of(self.policy, micro)
+        piece = self.reader.piece(micro)
         if known is None:
             with torch.no_grad():
                 self._note(piece, self.reader.read(states.detach(), piece))
@@ -331,10 +369,10 @@ class Stepping:
         self._note(piece, found)
         states.backward(back)  # type: ignore[no-untyped-call]
 
-    def _plain(self, micro: Micro) -> None:
+    def _plain(self, micro: Micro, states: Tensor) -> None:
         """The gradient of everything by autograd."""
         piece = self.reader.piece(micro)
-        found = self.reader.read(states_of(self.policy, micro), piece)
+        found = self.reader.read(states, piece)
         placed = {
             name: self.live[name].index_copy(0, piece.places(name), value.to(self.live[name]))
             for name, value in found.items()
@@ -347,7 +385,8 @@ class Stepping:
         """Live values from a forward pass alone."""
         for micro in micros:
             piece = self.reader.piece(micro)
-            self._note(piece, self.reader.read(states_of(self.policy, micro), piece))
+            states = states_of(self.policy, micro, self.how, self.kept())
+            self._note(piece, self.reader.read(states, piece))
         self._merge(micros)
 
     def _merge(self, micros: Sequence[Micro]) -> None:

@@ -35,6 +35,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Report:
         stop=settings["stop"],
         rows=settings["rows"],
         compact=settings["compact"],
+        own_layers=settings["own_layers"],
         seed=settings["seed"],
         round=context.round,
         emit=context.emit,

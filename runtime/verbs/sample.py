@@ -145,7 +145,8 @@ def following(context: Context, model: Any, rollouts: Rollouts) -> Rollouts:
 def _how(context: Context) -> dict[str, Any]:
     """The arguments of `generate_for` beside the model and the items."""
     settings = context.stage.settings
-    names = ("group", "temperature", "top_p", "max_tokens", "stop", "rows", "compact")
+    drawing = ("group", "temperature", "top_p", "max_tokens", "stop")
+    names = (*drawing, "rows", "compact", "own_layers")
 
     def emit(event: dict[str, object]) -> None:
         context.emit({**event, "stage": context.stage.name})
@@ -168,6 +169,18 @@ def _hearer(context: Context, data: Data) -> Callable[[Sequence[Completion]], No
     """Who hears of every group as soon as it is finished."""
     tell, turn = context.finished, (context.round, context.attempt)
     return None if tell is None else lambda rows: tell(rows, data.environment, turn)
+
+
+def _kept(context: Context, model: Any) -> int:
+    """Bytes of activations to keep: none outside a repeat, and none any more once nothing learned
+    from what was kept."""
+    if context.rounds == 1 or context.attempt or context.state.get("unlearned"):
+        return 0
+    if getattr(model, "tape", None) is not None:
+        model.tape = None
+        context.state["unlearned"] = True
+        return 0
+    return int(context.stage.settings["keep_activations"])
 
 
 def run(context: Context, inputs: dict[str, object]) -> Rollouts:
@@ -193,8 +206,10 @@ def run(context: Context, inputs: dict[str, object]) -> Rollouts:
         sizes = curriculum.budget(chosen, least, settings["group"], rates_of(context))
         rollouts = of_sizes(draw, model, chosen, sizes, how)
     else:
-        overlaps = {"finished": _hearer(context, data)} if draw is completions_of else {}
-        rollouts = draw(model, chosen, **how, **overlaps)
+        more: dict[str, Any] = {}
+        if draw is completions_of:
+            more = {"finished": _hearer(context, data), "keep_activations": _kept(context, model)}
+        rollouts = draw(model, chosen, **how, **more)
     rollouts.environment = data.environment
     if settings["greedy"]:
         likeliest = {**how, "group": 1, "temperature": 0.0}

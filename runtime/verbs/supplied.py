@@ -31,6 +31,7 @@ def cutting(settings: Mapping[str, Any]) -> Cutting:
         packed=settings["packed"],
         fused=settings["fused_head"],
         skip=settings["skip_idle"],
+        own=settings["own_layers"],
     )
 
 

@@ -86,6 +86,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Policy:
     contracts.check_targets(context, examples)
     if not examples:
         context.emit({"event": "note", "text": f"{context.stage.name}: nothing to learn from"})
+        policy.tape = None
         return policy
     units = _units(examples, context)
     per_update = settings["sequences_per_update"] or len(examples)

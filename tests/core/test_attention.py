@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grape.runtime.core.attention import Forest, Slots, Tree, _How
+from grape.runtime.core.attention import Forest, How, Slots, Tree
 
 torch.set_num_threads(1)
 
@@ -27,7 +27,7 @@ def tensors(kv: int) -> list[torch.Tensor]:
     ]
 
 
-def whole(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: _How) -> torch.Tensor:
+def whole(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: How) -> torch.Tensor:
     """The plain definition: one softmax over every pair of tokens."""
     seen = torch.zeros(32, 32, dtype=torch.bool)
     for tree in FOREST.trees:
@@ -42,9 +42,9 @@ def whole(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: _How
 
 @pytest.mark.parametrize("kv", [4, 2, 1])
 @pytest.mark.parametrize(
-    "how", [_How(None, None, None), _How(0.3, None, None), _How(None, 4, None), _How(0.5, 3, 2.0)]
+    "how", [How(None, None, None), How(0.3, None, None), How(None, 4, None), How(0.5, 3, 2.0)]
 )
-def test_a_forest_is_masked_attention(kv: int, how: _How) -> None:
+def test_a_forest_is_masked_attention(kv: int, how: How) -> None:
     mine, plain = tensors(kv), tensors(kv)
     pull = torch.randn(1, 4, 32, 8, dtype=torch.float64)
     found = FOREST.attend(mine[0], mine[1], mine[2], how)
@@ -67,7 +67,7 @@ def test_slots_see_their_own_length() -> None:
     query = torch.randn(3, 4, 1, 8, generator=make, dtype=torch.float64)
     key, value = torch.randn(2, 3, 2, 9, 8, generator=make, dtype=torch.float64)
     found = Slots(torch.tensor([9, 2, 5]), torch.float64).attend(
-        query, key, value, _How(None, 4, None)
+        query, key, value, How(None, 4, None)
     )
     for row, (start, end) in enumerate([(5, 9), (0, 2), (1, 5)]):
         kept = (x[row, :, start:end].repeat_interleave(2, 0) for x in (key, value))

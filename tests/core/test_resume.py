@@ -31,6 +31,7 @@ SETTINGS: dict[str, Any] = {
     "packed": True,
     "fused_head": True,
     "skip_idle": True,
+    "own_layers": True,
     "overlong": "error",
     "max_length": None,
     "checkpoint": 0.0,

@@ -95,7 +95,12 @@ def test_the_peak_is_what_is_resident_and_the_largest_phase() -> None:
     assert memory.peak(lines[:1]) == Range.known(5)
 
 
-SETTINGS: dict[str, Any] = {"adapter": None, "packed": True, "fused_head": True}
+SETTINGS: dict[str, Any] = {
+    "adapter": None,
+    "packed": True,
+    "fused_head": True,
+    "own_layers": True,
+}
 
 
 def test_the_optimizer_is_there_early_only_when_there_is_a_second_update() -> None:

@@ -15,7 +15,12 @@ SEEDS = (1, 2, 3)
 ROUNDS = 20
 ITEMS = 300
 """Held-out prompts of an evaluation."""
-_TREE = {"tree", "step", "node_value", "parent_value", "leaves"}
+_TREE = {"tree", "step", "node_value", "parent_value", "leaves", "prefix_value"}
+_FOLLOWING = {
+    "probe": 'probe(hints = ["\\n>"])',
+    "prefix_value": "prefixes(count = 8)",
+}
+"""What a formula reads, and the sampler that brings it by going on from scored rollouts."""
 _TEACHER = {"teacher_logp", "teacher_logp_all"}
 _VINE = {"set", "diversity"}
 
@@ -39,10 +44,10 @@ class Chosen:
 
 _NATURAL = {"lr": "", "warmup": "", "sequences_per_update": "", "cg_iterations": "4"}
 _PENALTY = {"solver": '"penalty"', "penalty": "0"}
-_PARTS = """## Right, and of the right length, apart.
+_PARTS = """## Right, and long enough, apart.
 reward taught() = exact() + 0.5 * regex(pattern = ">..")
 """
-_RUBRIC = """## Right, and of the right length.
+_RUBRIC = """## Right, and long enough.
 rubric taught() {
   category all {
     item right weight 3 = exact()
@@ -50,7 +55,11 @@ rubric taught() {
   }
 }
 """
+_LAST = """## Right in the last line, which a probe begins.
+reward taught() = exact(extract = "last_line")
+"""
 CHOSEN: dict[str, Chosen] = {
+    "rex_rag": Chosen(reward=_LAST, why="the last line is judged, which a probe begins"),
     "trpo": Chosen(train=_NATURAL, why="no learning rate; few iterations to save time"),
     "fixpo": Chosen(train=_PENALTY, why="its own weight is the penalty"),
     "gdpo": Chosen(reward=_PARTS, why="two rewards"),
@@ -129,6 +138,8 @@ def further_of(name: str) -> list[str]:
     """What else the pipeline of an algorithm has, in words."""
     found = formula_of(name)
     further = {
+        **{f"`sampler = {how}`": what in found.needs for what, how in _FOLLOWING.items()},
+        '`cluster = "text"`': "cluster" in found.needs,
         "pairs of the best and the worst": found.on == "Preferences",
         "the start as reference": "ref_logp" in found.needs,
         "a teacher that learned the answers": bool(found.needs & _TEACHER),
@@ -166,10 +177,7 @@ def pipeline(name: str) -> str:
         *_evaluation("    ", "before", "warm"),
         "",
         "    repeat rounds with policy = warm {",
-        "      stage tries = sample(policy, letters.train) {",
-        f"        {_written(sampling_of(name))}",
-        "      }",
-        f"      stage scored = score(tries, {reward})",
+        *_sampled(name, reward),
         *(["      stage pairs = pair(scored)"] if pairs else []),
         f"      next policy = train({_inputs(found, pairs, teacher)}) {{",
         f"        algorithm = {found.name}({chosen.call})",
@@ -184,6 +192,28 @@ def pipeline(name: str) -> str:
         "}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _sampled(name: str, reward: str) -> list[str]:
+    """The stages up to `scored`, which the algorithm learns from."""
+    needs = formula_of(name).needs
+    how = ' { cluster = "text" }' if "cluster" in needs else ""
+    lines = [
+        "      stage tries = sample(policy, letters.train) {",
+        f"        {_written(sampling_of(name))}",
+        "      }",
+    ]
+    for quantity, sampler in _FOLLOWING.items():
+        if quantity in needs:
+            return [
+                *lines,
+                f"      stage first = score(tries, {reward})",
+                "      stage further = sample(policy, first) {",
+                f"        sampler = {sampler}, max_tokens = 10",
+                "      }",
+                f"      stage scored = score(further, {reward}){how}",
+            ]
+    return [*lines, f"      stage scored = score(tries, {reward}){how}"]
 
 
 def _inputs(found: Algorithm, pairs: bool, teacher: bool) -> str:

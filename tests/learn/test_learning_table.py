@@ -125,7 +125,7 @@ def test_one_algorithm_is_taught_and_told_of_and_a_second_time_nothing_runs(
     tmp_path: Path,
 ) -> None:
     code = (
-        "import sys; from learn import recipes, run; recipes.SEEDS = (1,); recipes.ROUNDS = 2\n"
+        "import sys; from learn import recipes, run; recipes.SEEDS = (1, 2); recipes.ROUNDS = 2\n"
         "raise SystemExit(run.main(sys.argv[1:]))"
     )
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
@@ -142,4 +142,4 @@ def test_one_algorithm_is_taught_and_told_of_and_a_second_time_nothing_runs(
         for _ in range(2)
     ]
     assert said[0] == said[1] and said[0].startswith("trpo  ")
-    assert "| `trpo` | 0.01 | 2 |" in made.read_text(encoding="utf-8")
+    assert "| `trpo` | 0.01 | 4 |" in made.read_text(encoding="utf-8")

@@ -131,15 +131,16 @@ def test_one_algorithm_is_taught_and_told_of_and_a_second_time_nothing_runs(
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
     made = tmp_path / "page.md"
     command = [sys.executable, "-c", code, "trpo", "aspo", "--folder", str(tmp_path / "runs")]
-    said = [
-        subprocess.run(
-            [*command, "--page", str(made)],
-            env={**os.environ, "PYTHONPATH": paths, "GRAPE_HOME": str(tmp_path / "home")},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for _ in range(2)
-    ]
+    env = {**os.environ, "PYTHONPATH": paths, "GRAPE_HOME": str(tmp_path / "home")}
+    env.pop("PREFECT_HOME", None)
+    try:
+        said = [
+            subprocess.run(
+                [*command, "--page", str(made)], env=env, capture_output=True, text=True, check=True
+            ).stdout
+            for _ in range(2)
+        ]
+    finally:
+        subprocess.run([sys.executable, "-m", "grape", "server", "stop"], env=env, check=True)
     assert said[0] == said[1] and said[0].startswith("trpo  ")
     assert "| `trpo` | 0.01 | 4 |" in made.read_text(encoding="utf-8")

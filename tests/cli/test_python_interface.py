@@ -30,7 +30,7 @@ def test_loading_checks_and_takes_parameters(file: Path) -> None:
     program = grape.load(file, params={"rounds": 2})
     assert program.findings == [] and program.pipelines == ["quickstart"]
     graph = program.graph("quickstart")
-    assert graph.nodes["policy"]["settings"] == {"rounds": 2}
+    assert graph.nodes["policy"]["settings"] == {"rounds": 2, "staleness": 0}
     assert program.plan().params["rounds"] == 2
 
 

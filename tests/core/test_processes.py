@@ -136,8 +136,8 @@ BOUNDED = """
     stage again = sample(other, sums) { prompts = 3, group = 4, max_tokens = 3 }
     stage marked = score(again, lively())
     next other = train(other, marked) {
+      ## All groups at once: Adam makes a step of the rounding of a gradient that is zero.
       algorithm = fixpo(max_kl = 0.002), solver = "penalty", penalty = 0, lr = 5e-3, epochs = 2
-      sequences_per_update = 4
     }
   }
 """
@@ -163,18 +163,18 @@ def told(folder: Path, used: str, cut: tuple[str, int] | None = None) -> list[di
     ]
 
 
-def alike(one: Any, other: Any) -> None:
-    """Assert that two JSON values are the same, numbers to rounding."""
+def alike(one: Any, other: Any, at: str = "") -> None:
+    """Assert that two JSON values are the same, numbers to rounding; `at` is their place."""
     if isinstance(one, float):
-        assert other == pytest.approx(one, rel=1e-6, abs=1e-6)
+        assert other == pytest.approx(one, rel=1e-6, abs=1e-6), at
     elif isinstance(one, dict):
         assert one.keys() == other.keys()
         for name, value in one.items():
-            alike(value, other[name])
+            alike(value, other[name], f"{at} {name}")
     elif isinstance(one, list):
         assert len(one) == len(other)
-        for left, right in zip(one, other, strict=True):
-            alike(left, right)
+        for place, (left, right) in enumerate(zip(one, other, strict=True)):
+            alike(left, right, f"{at} {place}")
     else:
         assert one == other
 

@@ -25,6 +25,9 @@ _APART = {
 """Settings that depend on others, or on the data: the programs write them, or leave them out."""
 
 
+_UNITS = {"duration": ["s", "min", "ms", "h"], "size": ["KiB", "MiB", "GiB"]}
+
+
 @st.composite
 def settings_of(draw: st.DrawFn, name: str) -> list[str]:
     """Some settings of a verb, as they are written, each within the limits of its model."""
@@ -86,7 +89,8 @@ def _written(draw: st.DrawFn, known: FieldInfo) -> str:
     high = min(high, *(_number(item.lt) - 1e-3 for item in limits if isinstance(item, Lt)), high)
     number = draw(st.integers(int(low + 0.999), int(high)))
     if any(isinstance(item, Unit) for item in limits):
-        return f"{max(1, number)}{draw(st.sampled_from(['s', 'min', 'ms', 'h']))}"
+        name = next(item.name for item in limits if isinstance(item, Unit))
+        return f"{max(1, number)}{draw(st.sampled_from(_UNITS[name]))}"
     if kind is int:
         return str(number)
     share = draw(st.sampled_from([0.0, 0.125, 0.5, 1.0]))

@@ -15,7 +15,8 @@ from typing import Any
 from grape.compiler import graph as typed
 from grape.compiler.estimates.counts import counts
 from grape.compiler.estimates.devices import Device
-from grape.compiler.estimates.stages import Estimate, estimate_stages
+from grape.compiler.estimates.records import Estimate
+from grape.compiler.estimates.stages import estimate_stages
 from grape.compiler.keys import Files, digest, key_document, reads
 from grape.compiler.plan import (
     Plan,

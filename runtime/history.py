@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grape.compiler import graph as typed
-from grape.compiler.estimates.stages import Estimate
+from grape.compiler.estimates.records import Estimate
 from grape.runtime.runs import past_runs
 
 ALIKE = 30

@@ -14,7 +14,8 @@ from grape.compiler.estimates.devices import Device, parse_device
 from grape.compiler.estimates.facts import facts_of
 from grape.compiler.estimates.memory import Line, Update
 from grape.compiler.estimates.ranges import Range, amount, duration, size
-from grape.compiler.estimates.stages import Estimate, estimate_stages
+from grape.compiler.estimates.records import Estimate
+from grape.compiler.estimates.stages import estimate_stages
 from grape.compiler.estimates.texts import texts_of
 from grape.compiler.estimates.work import Sequences
 

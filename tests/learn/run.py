@@ -88,8 +88,9 @@ def _metrics(seed: int, keys: Mapping[str, str], root: Path) -> Iterator[dict[st
     name = f'policy["{seed}"]'
     for record in list_runs(root):
         stage = record["stages"].get(name, {})
-        if stage.get("key") == keys[name] and stage["state"] == "completed":
-            text = Path(record["metrics"][f"{name}.next"]).read_text(encoding="utf-8")
+        told = record["metrics"].get(f"{name}.next")  # none of a run that waited for another
+        if told and stage.get("key") == keys[name] and stage["state"] == "completed":
+            text = Path(told).read_text(encoding="utf-8")
             yield from map(json.loads, text.splitlines())
             return
     raise SystemExit(f"no run in {root} tells how {name} was made")

@@ -130,12 +130,16 @@ def _rates(document: dict[str, Any]) -> Iterator[str]:
     for found in _in_order(document):
         grape, trl = found["grape"], found["trl"]
         cells = [f"{side['wall']:.2f}" for side in (grape, trl)]
-        cells += [f"{side['tokens'] / side['wall']:.0f}" for side in (grape, trl)]
+        cells += [
+            f"{side['tokens'] / side['wall']:.0f}" if side["tokens"] else ""
+            for side in (grape, trl)
+        ]
         cells += [f"{side['first']:.1f}" for side in (grape, trl)]
         yield f"| {found['title']} | " + " | ".join(cells) + " |"
     yield ""
     yield (
-        "Seconds and rates are of the wall clock. Each library counts its own tokens: Grape those "
+        "Seconds and rates are of the wall clock. Each library counts its own tokens (TRL's none "
+        "in GRPO and RLOO): Grape those "
         "of completions, TRL also those of prompts (in a start-up, one step of each)."
     )
     yield ""

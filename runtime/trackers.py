@@ -57,6 +57,9 @@ def tracking(
 
     `stage/value` at step n is the n-th row of metrics of the whole run; `stage/round` and
     `stage/update` stand beside it. Raises StageError when a tracker cannot begin."""
+    if not names:
+        yield lambda event: None
+        return
     trackers = {name: _started(name, plan, folder) for name in names}
     rows: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     thread = threading.Thread(target=_send, args=(trackers, rows, note), daemon=True)

@@ -136,8 +136,9 @@ BOUNDED = """
     stage again = sample(other, sums) { prompts = 3, group = 4, max_tokens = 3 }
     stage marked = score(again, lively())
     next other = train(other, marked) {
-      ## All groups at once: Adam makes a step of the rounding of a gradient that is zero.
       algorithm = fixpo(max_kl = 0.002), solver = "penalty", penalty = 0, lr = 5e-3, epochs = 2
+      ## The group whose rewards differ first: Adam makes a step of the rounding of a zero gradient.
+      sequences_per_update = 4, seed = 4
     }
   }
 """

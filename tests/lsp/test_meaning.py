@@ -153,5 +153,6 @@ def test_turns_their_tools_and_engines_are_offered_and_explained() -> None:
     assert known["tools"].default is None and known["tools"].type == "a list of `python(…)`"
     assert '"stop"' in known["on_error"].values and all(one.doc for one in known.values())
     sample = {setting.name: setting for setting in described("sample").settings}
-    assert {"tree()", "vine()", "turns()", "probe()"} <= set(sample["sampler"].values)
+    following = {"probe()", "prefixes()", "module()"}
+    assert {"tree()", "vine()", "turns()", *following} == set(sample["sampler"].values)
     assert sample["engine"].values == ('"transformers"', '"vllm"')

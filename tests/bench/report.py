@@ -232,6 +232,8 @@ def _beside(document: dict[str, Any]) -> Iterator[str]:
 def _tried(document: dict[str, Any]) -> Iterator[str]:
     yield "## What was tried and left"
     yield ""
+    yield "Written by hand after single runs; no command here prints it."
+    yield ""
     for text in TRIED:
         yield f"- {text}"
     yield ""
@@ -240,11 +242,8 @@ def _tried(document: dict[str, Any]) -> Iterator[str]:
 TRIED = (
     "One matrix for query, key and value, and one for gate and up: on its own, a product with 32 "
     "to 2,448 rows was no faster than its parts.",
-    "Weights laid out for the processor before decoding: a few per cent of a step, and sampled "
-    "log-probabilities that are no longer those of the step.",
-    "`torch.compile` of the layers: no gain that pays for compiling on steps this small.",
-    "The layers written out, for their speed alone: a forward pass is about a tenth faster than "
-    "that of transformers. What they save is memory, and the forward pass of an on-policy step.",
+    "The layers written out, for their speed alone: a step takes about as long as with those of "
+    "transformers. What they save is memory, and the forward pass of an on-policy step.",
     "Activations of the small model, all kept: a step gets faster and takes half as much memory "
     "again. `keep_activations` says how much it may be.",
 )

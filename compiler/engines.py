@@ -13,7 +13,7 @@ from grape.dsl.findings import Label
 
 OWN = "transformers"
 """Grape's own decode loop."""
-_OF_THE_LOOP = ("rows", "compact", "own_layers", "keep_activations")
+_OF_THE_LOOP = ("rows", "compact", "own_layers", "keep_activations", "pack_weights")
 
 
 def check_engine(

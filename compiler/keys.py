@@ -28,7 +28,7 @@ COMPUTED = frozenset(
     {"micro_tokens", "share_prompts", "packed", "fused_head", "skip_idle", "own_layers"}
 )
 SHARED = frozenset({"processes"})
-DECODED = frozenset({"rows", "compact", "own_layers", "keep_activations"})
+DECODED = frozenset({"rows", "compact", "own_layers", "keep_activations", "pack_weights"})
 NEUTRAL: dict[str, frozenset[str]] = {
     "train": WATCHED | COMPUTED | SHARED | {"checkpoint"},
     "sample": DECODED | SHARED | {"engine_memory"},

@@ -34,6 +34,8 @@ BUCKET = 1 << 22
 """Numbers of a gradient that processes exchange at once."""
 DECODED = 64
 """Completions that are decoded side by side."""
+PACKED = 4 << 30
+"""Most weights that are laid out anew for decoding where nothing else is said."""
 JUDGED = 8192
 """Tokens of questions that a critic reads at once."""
 
@@ -220,6 +222,16 @@ def kept(facts: ModelFacts, width: int, tokens: Range, most: Range, budget: int)
     held = tokens * (least + int(share * gates))
     text = f"{tokens.expected:,.0f} tokens, {share:.0%} of the gates, at most {budget:,} B"
     return [Line("kept activations", text, held, phase) for phase in (SAMPLING, UPDATE)]
+
+
+def packed(facts: ModelFacts, *, own: bool, budget: int) -> list[Line]:
+    """Weights laid out anew for decoding: of as many layers that are known here as fit into the
+    budget, and of the head where there is room left."""
+    layer, head = facts.matrix_parameters // facts.layers, facts.vocab * facts.hidden
+    layers = min(facts.layers, budget // (4 * layer)) if own and facts.family in OWN else 0
+    count = layers * layer + (head if 4 * (layers * layer + head) <= budget else 0)
+    text = f"{count:,} parameters × 4 B"
+    return [Line("weights laid out", text, Range.known(4 * count), SAMPLING)] if count else []
 
 
 def head(facts: ModelFacts, width: int, scored: Range, *, fused: bool) -> Line:

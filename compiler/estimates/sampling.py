@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from grape.compiler.engines import OWN
 from grape.compiler.estimates import memory, work
@@ -27,7 +29,7 @@ def drawn_by(stage: Stage, known: Known) -> Estimate:
         lines.append(memory.engine(settings, known.device.memory))
     else:
         lines += memory.drawing(model.facts, model.width, prompt, settings, prompts)
-        lines += _kept(stage, made, known)
+        lines += _packed(settings, model, known) + _kept(stage, made, known)
     if not known.inside:
         lines.append(memory.allocator(lines))
     moved = 0 if known.inside else model.bytes
@@ -48,6 +50,7 @@ def revised(stage: Stage, known: Known) -> Estimate:
     how = {"group": tries, "max_tokens": most, "temperature": settings["temperature"] or 1.0}
     lines = [] if known.inside else [memory.process(True), memory.weights(model.facts, model.width)]
     lines += memory.drawing(model.facts, model.width, prompt, how, round(before.count))
+    lines += _packed({}, model, known)
     if not known.inside:
         lines.append(memory.allocator(lines))
     group = {"revisions": before.group * tries, "pairs": 2, "group": before.group * (1 + tries)}
@@ -75,6 +78,14 @@ def _drawn(stage: Stage, known: Known, model: Model) -> Sequences | None:
     prompts = wanted if stage.verb == "sample" else min(wanted, there)
     prompt = texts.tokens("prompt", model.counter)
     return Sequences(prompts, settings["group"], prompt, answer, True)
+
+
+def _packed(settings: Mapping[str, Any], model: Model, known: Known) -> list[memory.Line]:
+    """The copy of the weights that is laid out for decoding in float32 on a processor."""
+    if known.device.kind != "cpu" or model.width != 4:
+        return []
+    budget = settings.get("pack_weights", memory.PACKED)
+    return memory.packed(model.facts, own=settings.get("own_layers", True), budget=budget)
 
 
 def _kept(stage: Stage, made: Sequences, known: Known) -> list[memory.Line]:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from grape.compiler.combine import Combine
 from grape.compiler.tools import Turns
-from grape.compiler.verb import Duration, Port, Settings, Verb, makes
+from grape.compiler.verb import Duration, Port, Settings, Size, Verb, makes
 
 
 class EvaluateSettings(Settings):
@@ -30,6 +30,9 @@ class EvaluateSettings(Settings):
     """Finished completions make room for the next prompts at once; off only to compare."""
     own_layers: bool = True
     """Run layers of known families as Grape writes them; off only to compare."""
+    pack_weights: Annotated[Size, Field(ge=0)] = 4 << 30
+    """Most memory for a copy of weights, layer by layer, in the order in which a processor reads
+    them while decoding; 0: none is made."""
     processes: Annotated[int, Field(ge=1)] = 1
     """Processes that share the prompts, each with the whole model; changes time and memory only."""
     prompts: Annotated[int, Field(ge=1)] | None = None

@@ -156,6 +156,9 @@ class SampleSettings(Settings):
     keep_activations: Annotated[Size, Field(ge=0)] = 1 << 30
     """In a repeat: most memory for what the layers compute while decoding, which spares a step
     that learns from it at once its forward pass; 0: none is kept."""
+    pack_weights: Annotated[Size, Field(ge=0)] = 4 << 30
+    """Most memory for a copy of weights, layer by layer, in the order in which a processor reads
+    them while decoding; 0: none is made."""
     processes: Annotated[int, Field(ge=1)] = 1
     """Processes that share the prompts, each with the whole model; changes time and memory only."""
     engine: Literal["transformers", "vllm"] = "transformers"

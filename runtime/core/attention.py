@@ -114,9 +114,12 @@ class Stems:
 class Branches(Slots):
     """Like `Slots`, for rows whose prompts are kept apart: both pieces are joined as in a tree."""
 
-    def __init__(self, lengths: Tensor, dtype: torch.dtype, stems: Stems) -> None:
+    def __init__(
+        self, lengths: Tensor, dtype: torch.dtype, stems: Stems, *, even: bool = False
+    ) -> None:
         super().__init__(lengths, dtype)
-        self.stems = stems
+        self.stems, self.even = stems, even
+        """Whether all rows keep equally many tokens, so that there is nothing to mask."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, how: How) -> Tensor:
         return self.joined(query, key, value, how)[0]
@@ -125,12 +128,11 @@ class Branches(Slots):
         """Attention [B, heads, 1, d] and its log-sum-exp [B, heads]."""
         stems, (batch, heads, _, size) = self.stems, query.shape
         shared = key.shape[1]
-        if None not in self.masks:
+        if None not in self.masks and not self.even:
             self.masks[None] = self._mask(key.shape[2], None)
         folded = query.reshape(batch, shared, heads // shared, size)
-        own, weight = _FLASH(
-            folded, key, value, 0.0, False, attn_mask=self.masks[None], scale=how.scale
-        )
+        mask = self.masks.get(None)
+        own, weight = _FLASH(folded, key, value, 0.0, False, attn_mask=mask, scale=how.scale)
         asking = folded[stems.rows].transpose(1, 2)
         wide = asking.reshape(len(stems.rows), shared, -1, size)
         keys, values = stems.kept(how.layer)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ class RowCache(Cache):
     def __init__(
         self, rows: int, width: int, stems: int, height: int, device: torch.device
     ) -> None:
-        make: Any = lambda: _Layer(self)  # noqa: E731
+        me = ref(self)  # no cycle: memory is given back as soon as a decoding is over
+        make: Any = lambda: _Layer(me)  # noqa: E731
         super().__init__(layer_class_to_replicate=make)
         self.rows, self.width, self.stems, self.height = rows, width, stems, height
         self.own = torch.zeros(rows, dtype=torch.long, device=device)
@@ -50,6 +52,8 @@ class RowCache(Cache):
         self.places: tuple[Placing, ...] = ()
         self.index = torch.arange(rows, device=device)
         self.grouped: Stems | None = None
+        """Of the rows as they are; `even` when all of them keep equally many tokens."""
+        self.even = False
 
     def free_stems(self) -> list[int]:
         taken = set(self.stem_of)
@@ -84,7 +88,7 @@ class RowCache(Cache):
             return Slots(lengths, dtype)
         if self.grouped is None:
             self.grouped = self._group(dtype)
-        return Branches(lengths, dtype, self.grouped)
+        return Branches(lengths, dtype, self.grouped, even=self.even)
 
     def _group(self, dtype: torch.dtype) -> Stems:
         members: dict[int, list[int]] = {}
@@ -103,12 +107,14 @@ class RowCache(Cache):
         height = max(self.sizes[name] for name in members)
         seen = torch.arange(height, device=device) < sizes[:, None]
         even = all(self.sizes[name] == height for name in members)
+        self.even = bool((self.own[: self.count] == self.own[0]).all())
         kept: dict[int, tuple[Tensor, Tensor]] = {}
+        layers = self.layers
         dense = list(members) == list(range(len(members)))
 
         def of(layer: int) -> tuple[Tensor, Tensor]:
             if layer not in kept:
-                found = self.layers[layer]
+                found = layers[layer]
                 assert isinstance(found, _Layer)
                 chosen: Any = slice(len(members)) if dense else names
                 kept[layer] = (
@@ -153,9 +159,15 @@ class RowCache(Cache):
 class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     is_sliding = False
 
-    def __init__(self, cache: RowCache) -> None:
+    def __init__(self, cache: ref[RowCache]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.cache = cache
+        self.whole = cache
+
+    @property
+    def cache(self) -> RowCache:
+        found = self.whole()
+        assert found is not None
+        return found
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         cache = self.cache

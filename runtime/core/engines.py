@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from grape.runtime.artifacts import Item, Rollouts
 from grape.runtime.context import Context
 from grape.runtime.core.models import Policy
-from grape.runtime.core.rollout import Row, Sampling, check_room, completion_of, names_of
+from grape.runtime.core.rows import Row, Sampling, check_room, completion_of, names_of
 from grape.runtime.core.text import prompt_ids
 
 

@@ -1,20 +1,23 @@
-"""The layers of Llama and its kin, written out: a forward into given memory, and its backward.
+"""The layers of Llama and its kin, written out: a forward that keeps what it is told to, and its
+backward.
 
-What the backward needs of a token is kept where the forward wrote it, in whatever order the tokens
-came: all but attention looks at one token at a time. Weights stay in the transformers model, and
+What the backward needs of a token is found wherever it was put, in whatever order the tokens came:
+all but attention looks at one token at a time. Weights stay in the transformers model, and
 gradients go to their `.grad`. Other families run under autograd; see `served`.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from grape.runtime.core.attention import Tree, cascade_backward
+from grape.runtime.core.products import Packed, size_of
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """Attention [n, heads, d] and its log-sum-exp [n, heads], where a backward needs it, in a layer, of
@@ -37,6 +40,8 @@ class Layer:
     gate: nn.Linear
     up: nn.Linear
     down: nn.Linear
+    packed: PackedLayer | None = None
+    """The same matrices laid out for decoding."""
 
     @classmethod
     def of(cls, module: Any) -> Layer:
@@ -56,6 +61,37 @@ class Layer:
     def matrices(self) -> tuple[nn.Linear, ...]:
         inner = (self.gate, self.up, self.down)
         return (self.query, self.key, self.value, self.out, *inner)
+
+    def asked(self, ready: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values."""
+        if self.packed is not None:
+            return self.packed.asking.apart(ready)
+        return tuple(linear(matrix, ready) for matrix in (self.query, self.key, self.value))
+
+    def opened(self, ready: Tensor) -> tuple[Tensor, ...]:
+        """What goes into the gates: `gate` and `up`."""
+        if self.packed is not None:
+            return self.packed.opening.apart(ready)
+        return linear(self.gate, ready), linear(self.up, ready)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLayer:
+    """The matrices of a layer, those with one input joined."""
+
+    asking: Packed
+    out: Packed
+    opening: Packed
+    down: Packed
+
+    @classmethod
+    def of(cls, layer: Layer, rows: int) -> PackedLayer:
+        return cls(
+            Packed([layer.query, layer.key, layer.value], rows),
+            Packed([layer.out], rows),
+            Packed([layer.gate, layer.up], rows),
+            Packed([layer.down], rows),
+        )
 
 
 def served(network: Any) -> bool:
@@ -80,7 +116,7 @@ def _linears(module: Any) -> list[Any]:
     return [*found, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Held:
     """What a layer keeps of tokens, [tokens, …] each."""
 
@@ -90,8 +126,8 @@ class Held:
     value: Tensor
     seen: Tensor
     """What attention gives."""
-    norm: Tensor
-    """Its log-sum-exp [tokens, heads]."""
+    norm: Tensor | None
+    """Its log-sum-exp [tokens, heads]; none where only a backward would need it."""
     middle: Tensor
     """The stream between attention and the rest."""
     gate: Tensor | None
@@ -100,42 +136,69 @@ class Held:
 
 
 class Kept:
-    """Room for what the backward needs of `size` tokens; for one layer only (`scratch`) where there
-    is to be none. `wide` layers, the last ones, also keep the insides of their gates."""
+    """What the backward needs of the tokens of one forward pass."""
 
-    def __init__(
-        self, body: Body, size: int, *, wide: int | None = None, scratch: bool = False
-    ) -> None:
+    def __init__(self) -> None:
+        self.layers: list[Held | None] = []
+        self.ids: Tensor
+        self.positions: Tensor
+        self.last: Tensor
+
+    def put(self, number: int, start: int, held: Held) -> None:
+        """What layer `number` leaves; `start` is the place of the first token."""
+        self.layers.append(held)
+
+    def end(self, start: int, ids: Tensor, positions: Tensor, last: Tensor) -> None:
+        self.ids, self.positions, self.last = ids, positions, last
+
+
+class Room(Kept):
+    """Room for `size` tokens that come in several passes. `wide` layers, the last ones, also keep
+    the insides of their gates."""
+
+    def __init__(self, body: Body, size: int, *, wide: int | None = None) -> None:
+        super().__init__()
         like, count = body.embedding.weight, len(body.layers)
         wide = count if wide is None else wide
 
-        def room(*shape: int, dtype: torch.dtype = like.dtype) -> Tensor:
-            return torch.empty(size, *shape, dtype=dtype)
+        def room(*shape: int) -> Tensor:
+            return torch.empty(size, *shape, dtype=like.dtype)
 
-        def held(number: int) -> Held:
-            layer = body.layers[number]
-            inner, whole = layer.gate.out_features, scratch or number >= count - wide
-            return Held(
-                room(body.width),
-                room(layer.query.out_features),
-                room(layer.key.out_features),
-                room(layer.value.out_features),
-                room(layer.query.out_features),
-                room(body.heads),
-                room(body.width),
-                room(inner) if whole else None,
-                room(inner) if whole else None,
+        for number, layer in enumerate(body.layers):
+            inner, whole = layer.gate.out_features, number >= count - wide
+            self.layers.append(
+                Held(
+                    room(body.width),
+                    room(layer.query.out_features),
+                    room(layer.key.out_features),
+                    room(layer.value.out_features),
+                    room(layer.query.out_features),
+                    room(body.heads),
+                    room(body.width),
+                    room(inner) if whole else None,
+                    room(inner) if whole else None,
+                )
             )
-
         self.ids = torch.empty(size, dtype=torch.long)
         self.positions = torch.empty(size, dtype=torch.long)
-        self.layers: list[Held | None]
-        self.layers = [held(0)] * count if scratch else [held(number) for number in range(count)]
         self.last = room(body.width)
+
+    def put(self, number: int, start: int, held: Held) -> None:
+        mine = self.layers[number]
+        assert mine is not None
+        rows = slice(start, start + len(held.enter))
+        for name in Held.__slots__:
+            room, what = getattr(mine, name), getattr(held, name)
+            if room is not None and what is not None:
+                room[rows] = what
+
+    def end(self, start: int, ids: Tensor, positions: Tensor, last: Tensor) -> None:
+        rows = slice(start, start + len(ids))
+        self.ids[rows], self.positions[rows], self.last[rows] = ids, positions, last
 
 
 def bytes_per_token(body: Body) -> tuple[int, int]:
-    """What `Kept` takes of a token: without the insides of gates, and those of one layer."""
+    """What `Room` takes of a token: without the insides of gates, and those of one layer."""
     layer, size = body.layers[0], body.embedding.weight.element_size()
     own = 2 * (body.width + layer.query.out_features + layer.key.out_features) + body.heads
     return (own * len(body.layers) + body.width) * size, 2 * layer.gate.out_features * size
@@ -162,54 +225,60 @@ class Body:
         half = self.size // 2
         return cos[0, :, None, :half].contiguous(), sin[0, :, None, :half].contiguous()
 
+    def packed(self, rows: int, budget: int) -> tuple[Body, int]:
+        """The same layers with weights laid out for steps of about `rows` rows: of as many layers
+        as fit into so many bytes, and how many bytes are left."""
+        body = copy.copy(self)
+        body.layers = []
+        for one in self.layers:
+            size = size_of(one.matrices())
+            layer = replace(one, packed=PackedLayer.of(one, rows)) if size <= budget else one
+            budget -= size if size <= budget else 0
+            body.layers.append(layer)
+        return body, budget
+
     @torch.no_grad()
     def forward(
-        self, ids: Tensor, positions: Tensor, attend: Attend, kept: Kept, start: int = 0
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        attend: Attend,
+        kept: Kept | None = None,
+        start: int = 0,
     ) -> Tensor:
         """Last hidden states [n, width] of tokens [n], which are kept from place `start` on."""
-        rows = slice(start, start + len(ids))
-        kept.ids[rows], kept.positions[rows] = ids, positions
         turns = self.turns(positions)
-        first = kept.layers[0]
-        assert first is not None
-        torch.index_select(self.embedding.weight, 0, ids, out=first.enter[rows])
+        stream = self.embedding.weight.index_select(0, ids)
         for number, layer in enumerate(self.layers):
-            held = kept.layers[number]
-            after = kept.layers[number + 1] if number + 1 < len(self.layers) else None
-            assert held is not None
-            to = (kept.last if after is None else after.enter)[rows]
-            self._attention(number, layer, held, rows, turns, attend)
-            self._gates(layer, held, rows, to)
-        return normed(self.last, kept.last[rows])
+            held, stream = self._layer(number, layer, stream, turns, attend)
+            if kept is not None:
+                kept.put(number, start, held)
+            del held
+        if kept is not None:
+            kept.end(start, ids, positions, stream)
+        return normed(self.last, stream)
 
-    def _attention(
+    def _layer(
         self,
         number: int,
         layer: Layer,
-        held: Held,
-        rows: slice,
+        enter: Tensor,
         turns: tuple[Tensor, Tensor],
         attend: Attend,
-    ) -> None:
-        enter = held.enter[rows]
-        ready = normed(layer.before, enter)
-        query = linear(layer.query, ready, held.query[rows]).view(len(ready), -1, self.size)
-        key = linear(layer.key, ready, held.key[rows]).view(len(ready), -1, self.size)
-        value = linear(layer.value, ready, held.value[rows]).view(len(ready), -1, self.size)
+    ) -> tuple[Held, Tensor]:
+        """What a layer leaves to its backward, and the stream after it."""
+        packed = layer.packed
+        queries, keys, values = layer.asked(normed(layer.before, enter))
+        query, key, value = (x.view(len(enter), -1, self.size) for x in (queries, keys, values))
         turn(query, *turns)
         turn(key, *turns)
         seen, norm = attend(number, query, key, value)
-        held.seen[rows].view(query.shape).copy_(seen)
-        if norm is not None:
-            held.norm[rows] = norm
-        _residual(layer.out, held.seen[rows], enter, held.middle[rows])
-
-    def _gates(self, layer: Layer, held: Held, rows: slice, to: Tensor) -> None:
-        middle = held.middle[rows]
-        ready = normed(layer.between, middle)
-        gate = linear(layer.gate, ready, None if held.gate is None else held.gate[rows])
-        up = linear(layer.up, ready, None if held.up is None else held.up[rows])
-        _residual(layer.down, nn.functional.silu(gate).mul_(up), middle, to)
+        seen = seen.reshape(len(enter), -1)
+        middle = packed.out.added(seen, enter) if packed else added(layer.out, seen, enter)
+        gate, up = layer.opened(normed(layer.between, middle))
+        inner = nn.functional.silu(gate).mul_(up)
+        after = packed.down.added(inner, middle) if packed else added(layer.down, inner, middle)
+        return Held(enter, queries, keys, values, seen, norm, middle, gate, up), after
 
     @torch.no_grad()
     def states(self, kept: Kept, rows: Rows) -> Tensor:
@@ -245,14 +314,14 @@ class Body:
         gate = linear(layer.gate, ready) if held.gate is None else held.gate[rows]
         up = linear(layer.up, ready) if held.up is None else held.up[rows]
         opened = nn.functional.silu(gate)
-        pulled = grad @ layer.down.weight
-        made = opened * up
-        matrix_backward(layer.down, grad, made)
+        inner = opened * up
+        matrix_backward(layer.down, grad, inner)
+        pulled = torch.mm(grad, layer.down.weight, out=inner)
         opened.mul_(pulled)  # the gradient of `up`
-        torch.mul(pulled, up, out=made)
-        torch.ops.aten.silu_backward.grad_input(made, gate, grad_input=pulled)
-        matrix_backward(layer.gate, pulled, ready)
         matrix_backward(layer.up, opened, ready)
+        pulled.mul_(up)
+        torch.ops.aten.silu_backward.grad_input(pulled, gate, grad_input=pulled)
+        matrix_backward(layer.gate, pulled, ready)
         back = torch.mm(pulled, layer.gate.weight, out=ready)
         back.addmm_(opened, layer.up.weight)
         grad += norm_backward(layer.between, back, middle)
@@ -274,6 +343,7 @@ class Body:
             order.tree(x.view(len(x), -1, self.size)).transpose(0, 1)[None]
             for x in (pulled, *held_here)
         )
+        assert held.norm is not None
         norm = order.tree(held.norm[rows]).t()[None]
         found = cascade_backward(pull, query, key, value, out, norm, order.trees, self.scale)
         query, key, value = (order.kept(x[0].transpose(0, 1)) for x in found)
@@ -311,16 +381,16 @@ class Order:
         )
 
 
-def linear(matrix: nn.Linear, x: Tensor, out: Tensor | None = None) -> Tensor:
-    """x [n, in] times the matrix, into `out` where that is given."""
-    made = torch.mm(x, matrix.weight.t(), out=out)
+def linear(matrix: nn.Linear, x: Tensor) -> Tensor:
+    """x [n, in] times the matrix."""
+    made = torch.mm(x, matrix.weight.t())
     return made if matrix.bias is None else made.add_(matrix.bias)
 
 
-def _residual(matrix: nn.Linear, x: Tensor, stream: Tensor, out: Tensor) -> None:
-    torch.addmm(stream, x, matrix.weight.t(), out=out)
-    if matrix.bias is not None:
-        out += matrix.bias
+def added(matrix: nn.Linear, x: Tensor, stream: Tensor) -> Tensor:
+    """x [n, in] times the matrix, and `stream` [n, out] together."""
+    made = torch.addmm(stream, x, matrix.weight.t())
+    return made if matrix.bias is None else made.add_(matrix.bias)
 
 
 def matrix_backward(matrix: nn.Linear, grad: Tensor, x: Tensor) -> None:

@@ -7,6 +7,7 @@ gradient of the loss per token as given and needs no graph at all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,9 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from grape.runtime.core.products import times
+
 CHUNK = 1024
 CELLS = 1 << 23
 """Logits of one chunk: 32 MiB in float32, which is faster than more and than less."""
+POSITIONS = 512
+"""Most positions of one chunk; with more, the logits of a small vocabulary leave the caches."""
 
 
 def head_of(network: Any) -> tuple[nn.Module, dict[str, float]]:
@@ -33,8 +38,8 @@ def head_of(network: Any) -> tuple[nn.Module, dict[str, float]]:
     return head, after
 
 
-def logits_of(head: nn.Module, after: dict[str, float], hidden: Tensor) -> Tensor:
-    logits: Tensor = head(hidden)
+def logits_of(head: Callable[[Tensor], Tensor], after: dict[str, float], hidden: Tensor) -> Tensor:
+    logits = head(hidden)
     if "scale" in after:
         logits = logits * after["scale"]
     if "softcap" in after:
@@ -59,7 +64,7 @@ def token_values(
     head, after = head_of(network)
 
     def piece(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        logits = logits_of(head, after, states)
+        logits = logits_of(quick(head), after, states)
         if temperature != 1:
             logits = logits / temperature
         norm = torch.logsumexp(logits, -1)
@@ -77,8 +82,7 @@ def token_values(
         elif torch.is_grad_enabled():
             logp, spread = piece(*args)
         else:
-            parts = -(-len(args[0]) * cast(Tensor, head.weight).shape[0] // CELLS)
-            both = zip(*(x.tensor_split(parts) for x in args), strict=True)
+            both = zip(*(torch.split(x, rows_of(head)) for x in args), strict=True)
             logp, spread = (torch.cat(x) for x in zip(*(piece(*x) for x in both), strict=True))
         logps.append(logp)
         entropies.append(spread)
@@ -86,6 +90,22 @@ def token_values(
         empty = hidden.new_zeros(0)
         return empty, empty if entropy else None
     return torch.cat(logps), torch.cat(entropies) if entropy else None
+
+
+def rows_of(head: nn.Module) -> int:
+    """How many positions make a chunk."""
+    return max(1, min(POSITIONS, CELLS // cast(Tensor, head.weight).shape[0]))
+
+
+def quick(head: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The head, by the faster product for whole chunks, where no graph is wanted."""
+
+    def product(states: Tensor) -> Tensor:
+        if len(states) == rows_of(head) and head.bias is None:
+            return times(states, cast(Tensor, head.weight))
+        return cast(Tensor, head(states))
+
+    return head if torch.is_grad_enabled() or type(head) is not nn.Linear else product
 
 
 def fusable(network: Any) -> bool:
@@ -114,11 +134,11 @@ def head_gradient(
     matrix, bias = head.weight, head.bias
     logps, back = torch.empty_like(weights.logp), torch.empty_like(hidden)
     spreads = None if weights.entropy is None else torch.empty_like(weights.entropy)
-    size = max(1, CELLS // matrix.shape[0])
+    size = rows_of(head)
     for start in range(0, len(targets), size):
         part = slice(start, start + size)
         states, wanted = hidden[part], targets[part, None]
-        logits = _logits(head, states, after, temperature)
+        logits = _logits(quick(head), states, after, temperature)
         top = logits.amax(-1, keepdim=True)
         chosen = (logits.gather(1, wanted) - top)[:, 0]
         inner = _slope(logits, after, temperature)
@@ -127,11 +147,11 @@ def head_gradient(
         probs = logits.exp_()
         norm = probs.sum(-1, keepdim=True)
         logps[part] = chosen - norm[:, 0].log()
-        probs /= norm
         pull = weights.logp[part, None]
         if kept is None or spreads is None or weights.entropy is None:
-            grad = probs.mul_(-pull)
+            grad = probs.mul_(-pull / norm)
         else:  # dH/dz = p (E[z] - z)
+            probs /= norm
             mean = (probs * kept).sum(-1, keepdim=True)
             spreads[part] = (norm.log() - mean)[:, 0]
             grad = kept.sub_(mean).mul_(-weights.entropy[part, None]).sub_(pull).mul_(probs)
@@ -139,14 +159,17 @@ def head_gradient(
         if inner is not None:
             grad *= inner
         grad = grad.to(matrix.dtype)
-        torch.mm(grad, matrix, out=back[part])
+        whole = len(states) == size
+        back[part] = times(grad, matrix.t()) if whole else torch.mm(grad, matrix)
         _add(matrix, lambda to, grad=grad, states=states: to.addmm_(grad.t(), states))
         if bias is not None:
             _add(bias, lambda to, grad=grad: to.add_(grad.sum(0)))
     return [logps, back] if spreads is None else [logps, spreads, back]
 
 
-def _logits(head: nn.Module, states: Tensor, after: dict[str, float], temperature: float) -> Tensor:
+def _logits(
+    head: Callable[[Tensor], Tensor], states: Tensor, after: dict[str, float], temperature: float
+) -> Tensor:
     """Logits at the temperature, in memory of their own."""
     logits = logits_of(head, after, states)
     return logits.div_(temperature) if temperature != 1 else logits

@@ -15,7 +15,8 @@ from typing import Any
 
 from grape.runtime.artifacts import Completion, Place, Rollouts
 from grape.runtime.core.models import Policy
-from grape.runtime.core.rollout import Begun, generate_for
+from grape.runtime.core.rollout import generate_for
+from grape.runtime.core.rows import Begun
 from grape.runtime.errors import StageError
 
 _VALUES: dict[str, Callable[[Sequence[float]], float]] = {"mean": fmean, "max": max, "min": min}

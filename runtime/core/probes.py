@@ -15,7 +15,8 @@ from typing import Any
 from grape.runtime.artifacts import Completion, Place, Rollouts
 from grape.runtime.core.models import Policy
 from grape.runtime.core.packing import Example
-from grape.runtime.core.rollout import Begun, generate_for
+from grape.runtime.core.rollout import generate_for
+from grape.runtime.core.rows import Begun
 from grape.runtime.core.sampling import decoded, uniform
 from grape.runtime.core.step import Cutting, logprobs
 

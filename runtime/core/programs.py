@@ -14,7 +14,8 @@ from typing import Any
 from grape.compiler.templates import Template, parse_template
 from grape.runtime.artifacts import Completion, Item, Rollouts
 from grape.runtime.core.models import Policy
-from grape.runtime.core.rollout import Begun, generate_for
+from grape.runtime.core.rollout import generate_for
+from grape.runtime.core.rows import Begun
 from grape.runtime.errors import StageError
 
 

@@ -7,13 +7,13 @@ makes room for the next prompt. What a row draws does not depend on the rows bes
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from dataclasses import replace
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grape.runtime import ranks
 from grape.runtime.artifacts import Completion, Item, Rollouts
@@ -26,72 +26,30 @@ from grape.runtime.core.attention import (
     check_served,
 )
 from grape.runtime.core.cache import Placing, RowCache
-from grape.runtime.core.layers import Body, Kept, served
+from grape.runtime.core.layers import Body, served
 from grape.runtime.core.logprob import head_of, logits_of
 from grape.runtime.core.models import Policy
-from grape.runtime.core.sampling import Stops, decoded, draw, uniform
+from grape.runtime.core.products import InEights, Packed, packable, size_of
+from grape.runtime.core.rows import (
+    Begun,
+    Row,
+    Sampling,
+    Turning,
+    check_room,
+    completion_of,
+    names_of,
+)
+from grape.runtime.core.sampling import Stops, draw, uniform
 from grape.runtime.core.tape import Tape, cached, version
 from grape.runtime.core.tape import begun as tape_begun
 from grape.runtime.core.text import prompt_ids
-from grape.runtime.errors import StageError
 
 ROWS = 64
 """Completions decoded side by side."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    group: int
-    temperature: float
-    top_p: float
-    max_tokens: int
-    stop: tuple[str, ...]
-    seed: int
-    round: int
-    rows: int
-    """Completions decoded side by side."""
-    compact: bool
-    """Finished rows leave at once, or stay until the last one beside them is finished."""
-    own_layers: bool = True
-    """Run layers that are known here as they are written here, or the model's own."""
-    keep: int = 0
-    """Most bytes of activations that are kept for a step that learns from the completions."""
-
-
-@dataclass(slots=True)
-class Row:
-    """A completion under way: of which item, which of its completions, and what was drawn."""
-
-    item: int
-    sample: int
-    ids: list[int] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)
-    truncated: bool = False
-    done: bool = False
-    stem: int = 0
-    """Where its prompt begins on the tape."""
-    places: list[int] = field(default_factory=list)
-    """Where its tokens are there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """The first tokens of a completion that is to be gone on with, and their log-probs; `name`
-    makes its random numbers its own."""
-
-    name: str
-    ids: list[int]
-    logps: list[float]
-
-
-class Turning(Protocol):
-    """What puts other tokens between those that are drawn: see `core.turns`."""
-
-    tools: list[dict[str, Any]] | None
-    """What the chat template shows of them."""
-
-    def read(self, rows: Sequence[Row], tokens: Tensor) -> Tensor: ...
-    def ended(self, row: Row) -> bool: ...
+PACKED = 4 << 30
+"""Most bytes of weights that are laid out anew for decoding."""
+PAYS = 8
+"""Fewest tokens of a completion for which that is worth the time."""
 
 
 @torch.no_grad()
@@ -111,6 +69,7 @@ def generate_for(
     compact: bool = True,
     own_layers: bool = True,
     keep_activations: int = 0,
+    pack_weights: int = PACKED,
     begun: Sequence[Begun] = (),
     talks: Turning | None = None,
     finished: Callable[[Sequence[Completion]], None] | None = None,
@@ -122,7 +81,7 @@ def generate_for(
     than keys and values."""
     alone = not begun and talks is None and ranks.size() == 1
     keep = keep_activations if alone else 0
-    texts, way = tuple(stop), (rows, compact, own_layers, keep)
+    texts, way = tuple(stop), (rows, compact, own_layers, keep, pack_weights)
     how = Sampling(group, temperature, top_p, max_tokens, texts, seed, round, *way)
     check_served(policy.network)
     tools = talks.tools if talks is not None else None
@@ -162,28 +121,6 @@ def generate_for(
     return Rollouts(made, sampling, str(policy.updates))
 
 
-def names_of(items: Sequence[Item]) -> list[str]:
-    """The items' ids; one that comes again gets a name, and so completions, of its own."""
-    times = Counter[str]()
-    names = []
-    for item in items:
-        names.append(f"{item.id}#{times[item.id]}" if times[item.id] else item.id)
-        times[item.id] += 1
-    return names
-
-
-def check_room(
-    policy: Policy, items: Sequence[Item], prompts: list[list[int]], max_tokens: int
-) -> None:
-    for item, prompt in zip(items, prompts, strict=True):
-        if len(prompt) + max_tokens > policy.context_length:
-            raise StageError(
-                f"The prompt of item {item.id} has {len(prompt)} tokens; with {max_tokens} more it "
-                f"does not fit the model's {policy.context_length}.",
-                hint="Lower `max_tokens` or shorten the prompt.",
-            )
-
-
 class _Decoding:
     """Rows that are being decoded, the prompts that wait, and the cache they share."""
 
@@ -205,6 +142,7 @@ class _Decoding:
         self.how, self.emit, self.complete = how, emit, complete
         self.left = [how.group] * len(prompts)
         """Completions of each prompt that are not finished."""
+        self.head: nn.Module | Packed | InEights
         self.head, self.after = head_of(self.network)
         self.ends = set(policy.eos_ids)
         self.stops = Stops(policy.tokenizer, how.stop)
@@ -221,12 +159,24 @@ class _Decoding:
         self.finished = self.told = 0
         own = how.own_layers and served(self.network)
         self.body = Body(self.network) if own else None
-        self.scratch: Kept | None = None
+        self._pack(size)
         self.tape = self._tape() if own and how.keep and self.cache.stems else None
 
     def _tape(self) -> Tape | None:
         most = sum(map(len, self.prompts)) + len(self.rows) * (self.how.max_tokens - 1)
         return tape_begun(self.network, most, self.how.keep)
+
+    def _pack(self, rows: int) -> None:
+        """Lay out what is worth it for steps of so many rows: layers known here, and the head."""
+        head, left = self.head, self.how.pack
+        if self.how.max_tokens < PAYS or rows < 2 or not packable(head):
+            return
+        if self.body is not None:
+            self.body, left = self.body.packed(rows, left)
+        if size_of([head]) <= left:
+            self.head = Packed([head], rows)
+        elif self.how.pack:
+            self.head = InEights(head)
 
     def _cache(self, size: int) -> RowCache:
         """Prompts are kept apart where several rows share one and plain attention will do."""
@@ -301,14 +251,11 @@ class _Decoding:
                     use_cache=True,
                 )
             return cast(Tensor, found.last_hidden_state.squeeze(axis))
-        if self.tape is not None:
-            start = self.tape.take(len(fed))
-            return self.body.forward(
-                fed, at, cached(self.body, self.cache, view), self.tape.kept, start
-            )
-        if self.scratch is None or len(self.scratch.ids) < len(fed):
-            self.scratch = Kept(self.body, len(fed), scratch=True)
-        return self.body.forward(fed, at, cached(self.body, self.cache, view), self.scratch)
+        attend = cached(self.body, self.cache, view)
+        if self.tape is None:
+            return self.body.forward(fed, at, attend)
+        start = self.tape.take(len(fed))
+        return self.body.forward(fed, at, attend, self.tape.kept, start)
 
     def taped(self) -> Tape | None:
         """What was kept, with every completion noted; nothing if a weight changed meanwhile."""
@@ -387,25 +334,3 @@ class _Decoding:
             start = self.tape.used - len(self.live)
             for number, row in enumerate(self.live):
                 row.places.append(start + number)
-
-
-def completion_of(
-    policy: Policy, item: Item, prompt: list[int], row: Row, how: Sampling
-) -> Completion:
-    text = decoded(policy.tokenizer, row.ids)
-    cuts = [at for stop in how.stop if (at := text.find(stop)) >= 0]
-    shown = item.prompt
-    if shown is None:
-        shown = str(cast(Any, policy.tokenizer).decode(prompt))
-    return Completion(
-        item=item.id,
-        group=row.item,
-        prompt=shown,
-        prompt_ids=prompt,
-        text=text[: min(cuts)] if cuts else text,
-        ids=row.ids,
-        logps=row.logps,
-        truncated=row.truncated,
-        answer=item.answer,
-        columns=item.columns,
-    )

@@ -36,7 +36,7 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> 
     if weights.shape[1] % BLOCK:
         weights = torch.nn.functional.pad(weights, (0, -weights.shape[1] % BLOCK))
     blocks = weights.view(len(weights), -1, BLOCK)
-    ends = blocks.sum(-1, dtype=torch.float64).cumsum_(-1)
+    ends = blocks.sum(-1).double().cumsum_(-1)
     wanted = uniforms[:, None] * ends[:, -1:]
     block = torch.searchsorted(ends, wanted, right=True).clamp_(max=ends.shape[1] - 1)
     before = torch.where(block > 0, ends.gather(1, (block - 1).clamp_(min=0)), 0.0)

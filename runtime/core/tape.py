@@ -17,7 +17,7 @@ from torch import Tensor
 
 from grape.runtime.core.attention import Branches, Forest, How, Slots, cascade_forward
 from grape.runtime.core.cache import RowCache
-from grape.runtime.core.layers import Attend, Body, Kept, Order, Rows, bytes_per_token
+from grape.runtime.core.layers import Attend, Body, Kept, Order, Room, Rows, bytes_per_token
 from grape.runtime.core.packing import Micro
 
 LOOKED_AT = 16
@@ -96,7 +96,7 @@ def begun(network: Any, tokens: int, budget: int) -> Tape | None:
     if spare < 0:
         return None
     wide = min(len(body.layers), spare // (tokens * gates))
-    return Tape(body, Kept(body, tokens, wide=wide), version(network))
+    return Tape(body, Room(body, tokens, wide=wide), version(network))
 
 
 @dataclass(slots=True)
@@ -143,13 +143,13 @@ def states(network: Any, micro: Micro, tape: Tape | None = None, *, spend: bool 
     else:
         assert micro.forest is not None
         ids = micro.input_ids[0]
-        kept = Kept(body, len(ids), scratch=not learns)
+        kept = Kept()
         forest = micro.forest
 
         def attend(_: int, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
             return attended(body, forest, query, key, value)
 
-        made = body.forward(ids, micro.position_ids[0], attend, kept)
+        made = body.forward(ids, micro.position_ids[0], attend, kept if learns else None)
         way = _Pass(body, kept, slice(0, len(ids)), Order(forest.trees), True)
     if not learns:
         return made

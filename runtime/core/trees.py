@@ -14,7 +14,8 @@ from typing import Any
 
 from grape.runtime.artifacts import Completion, Item, Rollouts
 from grape.runtime.core.models import Policy
-from grape.runtime.core.rollout import Begun, generate_for, names_of
+from grape.runtime.core.rollout import generate_for
+from grape.runtime.core.rows import Begun, names_of
 
 
 @dataclass(slots=True)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from grape.runtime.artifacts import Completion, Item, Rollouts
 from grape.runtime.core.models import Policy
-from grape.runtime.core.rollout import Row, generate_for
+from grape.runtime.core.rollout import generate_for
+from grape.runtime.core.rows import Row
 from grape.runtime.core.sampling import Stops, decoded
 from grape.runtime.core.text import after_turn, knows_tools
 from grape.runtime.errors import StageError

@@ -15,7 +15,7 @@ from typing import Any
 
 from grape.runtime.artifacts import HEADS
 from grape.runtime.core.models import Policy
-from grape.runtime.core.rollout import Sampling
+from grape.runtime.core.rows import Sampling
 from grape.runtime.errors import StageError
 
 

@@ -100,7 +100,7 @@ def _messages(item: Item) -> dict[str, Any]:
 def completions_of(model: Any, items: Sequence[Item], **how: Any) -> Rollouts:
     """Completions by a model, here or behind a server; see `generate_served` for the settings."""
     if isinstance(model, Served):
-        here = ("rows", "compact", "own_layers", "keep_activations")
+        here = ("rows", "compact", "own_layers", "keep_activations", "pack_weights")
         asked = {name: value for name, value in how.items() if name not in here}
         return ranks.once(lambda: generate_served(model, items, **asked))
     from grape.runtime.core.rollout import generate_for

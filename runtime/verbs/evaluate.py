@@ -36,6 +36,7 @@ def run(context: Context, inputs: dict[str, Any]) -> Report:
         rows=settings["rows"],
         compact=settings["compact"],
         own_layers=settings["own_layers"],
+        pack_weights=settings["pack_weights"],
         seed=settings["seed"],
         round=context.round,
         emit=context.emit,

@@ -146,7 +146,7 @@ def _how(context: Context) -> dict[str, Any]:
     """The arguments of `generate_for` beside the model and the items."""
     settings = context.stage.settings
     drawing = ("group", "temperature", "top_p", "max_tokens", "stop")
-    names = (*drawing, "rows", "compact", "own_layers")
+    names = (*drawing, "rows", "compact", "own_layers", "pack_weights")
 
     def emit(event: dict[str, object]) -> None:
         context.emit({**event, "stage": context.stage.name})

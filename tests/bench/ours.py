@@ -144,6 +144,7 @@ def stepper(work: Workload, folder: Path) -> Callable[[int], int]:
             round=step,
             emit=lambda event: None,
             keep_activations=work.kept,
+            pack_weights=work.packed,
         ).rows
 
     def learn(examples: list[Example], given: dict[str, Any]) -> int:

@@ -32,6 +32,8 @@ class Workload:
     """Prompts are questions to a chat model, which ends its answers itself."""
     kept: int = 0
     """Bytes of activations that Grape may keep while decoding: `keep_activations`."""
+    packed: int = 4 << 30
+    """Bytes of weights that it may lay out anew for that: `pack_weights`."""
     start: bool = False
     """What counts is the CPU time from the start of the process to the end of the first step."""
     target: float = 1.0
@@ -50,7 +52,8 @@ WORKLOADS = {
         "GRPO, SmolLM2-135M, 4 prompts × 8 × up to 64",
         prompts=4,
         chat=True,
-        kept=1 << 30,
+        kept=900 << 20,
+        packed=450 << 20,
         target=0.30,
         memory=0.5,
         steps=2,
@@ -61,7 +64,8 @@ WORKLOADS = {
         "RLOO, SmolLM2-135M, 2 prompts × 8 × up to 64",
         prompts=2,
         chat=True,
-        kept=1 << 30,
+        kept=900 << 20,
+        packed=450 << 20,
         target=0.35,
         steps=2,
     ),

@@ -187,6 +187,7 @@ def test_evaluate_reports_every_item(monkeypatch: pytest.MonkeyPatch) -> None:
         "group": 2, "temperature": 1.0, "top_p": 1.0, "max_tokens": 4, "stop": [], "prompts": 2,
         "seed": 3, "on_error": "stop", "timeout": 5.0, "rows": 64, "compact": True,
         "own_layers": True,
+        "pack_weights": 0,
     }  # fmt: skip
     inputs = {"model": Ref(stage="m"), "prompts": Ref(stage="d", view="test")}
     events: list[dict[str, Any]] = []

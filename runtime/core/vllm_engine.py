@@ -1,8 +1,9 @@
 """vLLM in the process of the stage, behind `core.engines.Engine`.
 
-Written against the interface of vLLM 0.33 (`LLM`, `SamplingParams`, `reload_weights`) and tested
-with a stand-in of the same interface: it has not run on an accelerator. Weights go through a
-folder, which every version and every parallel layout of vLLM can read.
+Written against the interface of vLLM 0.33 (`LLM`, `SamplingParams`, `reload_weights`), tested with
+a stand-in of the same interface and run with vLLM 0.32 for processors: it has not run on an
+accelerator. Weights go through a folder, which every version and every parallel layout of vLLM can
+read.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Vllm:
         self.folder.mkdir(parents=True)
         policy.save(self.folder)
         (self.folder / HEADS).unlink(missing_ok=True)  # vLLM reads every file of weights
-        if self.model is None:
+        if self.model is None or _keeps_head(policy):
+            self.model = None  # gives its memory back before the next one is made
             self.model = self._started(policy)
         else:
             where = {"weights_path": str(self.folder)}
@@ -80,6 +82,13 @@ class Vllm:
         asked = [{"prompt_token_ids": prompt} for prompt in prompts]
         made = self.model.generate(asked, params, use_tqdm=False)
         return [_row(request.outputs[0]) for request in made]
+
+
+def _keeps_head(policy: Policy) -> bool:
+    """Whether vLLM would go on with the old output head: on a processor it makes a copy of it, and
+    does not look at it again where the head is the embedding."""
+    tied = getattr(policy.network.config, "tie_word_embeddings", False)
+    return policy.device.type == "cpu" and bool(tied)
 
 
 def _row(output: Any) -> tuple[list[int], list[float], bool]:

@@ -179,7 +179,8 @@ BODY = """
 
 def test_a_repeat_pushes_its_weights_every_round(vllm: StandIn, tmp_path: Path) -> None:
     pipe = pipes.run(tmp_path, BODY, "grpo")
-    assert vllm.calls == ["load", "generate", *["load", "reset", "generate"] * 2]
+    # its head is its embedding, which vLLM on a processor reads only when it starts
+    assert vllm.calls == ["load", "generate"] * 3
     gaps = [event["engine_gap"] for event in pipe.metrics("next") if "engine_gap" in event]
     assert len(gaps) == 3 and max(gaps) < 1e-5
     assert not [event for event in pipe.events if event.get("code") == "G913"]

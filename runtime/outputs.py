@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from grape.compiler.plan import Plan, PlannedOutput, PlannedStage
@@ -26,7 +30,9 @@ def publish(plan: Plan, output: PlannedOutput, store: Store, run: str) -> Path:
             hint="move it away, or choose another path in `output`",
         )
     try:
-        _swap_in(plan, plan.stage(output.ref.stage), store, run, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(target.parent):
+            _swap_in(plan, plan.stage(output.ref.stage), store, run, target)
     except OSError as error:
         raise StageError(
             f"the output `{output.path}` could not be written: {error.strerror or error}",
@@ -35,12 +41,23 @@ def publish(plan: Plan, output: PlannedOutput, store: Store, run: str) -> Path:
     return target
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While it lasts, no other run publishes into the folder: it would take what is half written
+    for something left over."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _swap_in(plan: Plan, stage: PlannedStage, store: Store, run: str, target: Path) -> None:
     """Write the folder beside its place, then let it take the place of the last one."""
     fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    fresh.parent.mkdir(parents=True, exist_ok=True)
     stored = store.path(stage.key)
     shutil.copytree(stored, fresh, ignore=shutil.ignore_patterns(MANIFEST, REPORTS, HEADS))
     if (stored / HEADS).is_file():

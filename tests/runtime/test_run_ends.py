@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -88,6 +91,30 @@ def test_an_output_replaces_only_what_grape_wrote(tmp_path: Path) -> None:
     (target / "grape.json").unlink()
     with pytest.raises(StageError, match="Grape did not write it"):
         publish(plan, plan.outputs[0], store, "run3")
+
+
+def test_runs_that_end_at_once_publish_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, store = made(tmp_path)
+    inside, most = [0], [0]
+    copy = shutil.copytree
+
+    def slow(*args: Any, **named: Any) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.05)
+        made = copy(*args, **named)
+        inside[0] -= 1
+        return made
+
+    monkeypatch.setattr(shutil, "copytree", slow)
+    with ThreadPoolExecutor(4) as pool:
+        made_by = pool.map(lambda n: publish(plan, plan.outputs[0], store, f"run{n}"), range(4))
+        targets = set(made_by)
+    (target,) = targets
+    assert most == [1] and (target / "weights").read_text() == "new"
+    assert [path.name for path in target.parent.iterdir()] == ["m"]
 
 
 def test_an_output_that_cannot_be_written_says_so(tmp_path: Path) -> None:

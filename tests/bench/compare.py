@@ -22,7 +22,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from report import GROWTH, HEAD, OUTSIDE, WAITING, growth_row, outside_row, page, row, waiting_row
+from report import (
+    GROWTH,
+    HEAD,
+    OUTSIDE,
+    WAITING,
+    WAYS,
+    growth_row,
+    outside_row,
+    page,
+    row,
+    waiting_row,
+)
 from workloads import WORKLOADS, Workload
 
 HERE = Path(__file__).parent
@@ -31,6 +42,7 @@ WORKER = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
     "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "10000",
 }
 """As `runtime/process.py` starts a worker."""
 WAITED = ("grpo-small", "sft-packing")
@@ -214,24 +226,17 @@ def grown(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def waited(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Grape alone on all cores, its threads waiting idly or spinning, in turns."""
+    """Grape alone on all cores, in turns: its threads wait as a worker's, asleep or spinning."""
     print(f"\n{WAITING}", flush=True)
     found = []
     for name in WAITED:
-        ways = ("PASSIVE", "ACTIVE")
         cores = {"OMP_NUM_THREADS": str(os.cpu_count())}
-        both = [
-            Side(
-                sys.executable,
-                "ours.py",
-                name,
-                args.folder,
-                {**WORKER, **cores, "OMP_WAIT_POLICY": way},
-            )
-            for way in ways
+        each = [
+            Side(sys.executable, "ours.py", name, args.folder, {**WORKER, **cores, **more})
+            for more in WAYS.values()
         ]
-        costs = turns(both, WORKLOADS[name], args)
-        made = {way: summary(WORKLOADS[name], cost) for way, cost in zip(ways, costs, strict=True)}
+        costs = turns(each, WORKLOADS[name], args)
+        made = {way: summary(WORKLOADS[name], cost) for way, cost in zip(WAYS, costs, strict=True)}
         found.append({"title": WORKLOADS[name].title, "threads": os.cpu_count(), **made})
         print(waiting_row(found[-1]), flush=True)
     return found

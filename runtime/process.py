@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,12 +36,10 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
     "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "10000",
 }
 """Of every worker, where the user sets nothing else. glibc keeps what tensors give back instead of
-asking the system for new pages at each step. Threads that wait for each other spin for a moment,
-as GNU's OpenMP counts it, and then sleep: to sleep at once takes a quarter longer on an idle
-machine, and to go on spinning twice as long on one with other work."""
+asking the system for new pages at each step; threads that wait for each other sleep instead of
+spinning, which on a machine with other work made every operation many times slower."""
 
 
 class Cancelled(Exception):
@@ -137,17 +135,8 @@ def _start(job: dict[str, Any], log: Path, events: int, life: int) -> subprocess
             stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=(events, life),
-            env={**environment(os.environ), **threads, **os.environ},
+            env={**_ENVIRONMENT, **threads, **os.environ},
         )
-
-
-def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """What a worker finds beside what the user gives it: who says how threads wait says all of
-    it."""
-    own = dict(_ENVIRONMENT)
-    if "OMP_WAIT_POLICY" in given:
-        del own["GOMP_SPINCOUNT"]
-    return own
 
 
 class Heard:

@@ -22,18 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from report import (
-    GROWTH,
-    HEAD,
-    OUTSIDE,
-    WAITING,
-    WAYS,
-    growth_row,
-    outside_row,
-    page,
-    row,
-    waiting_row,
-)
+from report import GROWTH, HEAD, OUTSIDE, WAITING, growth_row, outside_row, page, row, waiting_row
 from workloads import WORKLOADS, Workload
 
 HERE = Path(__file__).parent
@@ -42,7 +31,6 @@ WORKER = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
     "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "10000",
 }
 """As `runtime/process.py` starts a worker."""
 WAITED = ("grpo-small", "sft-packing")
@@ -226,17 +214,24 @@ def grown(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def waited(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Grape alone on all cores, in turns: its threads wait as a worker's, asleep or spinning."""
+    """Grape alone on all cores, its threads waiting idly or spinning, in turns."""
     print(f"\n{WAITING}", flush=True)
     found = []
     for name in WAITED:
+        ways = ("PASSIVE", "ACTIVE")
         cores = {"OMP_NUM_THREADS": str(os.cpu_count())}
-        each = [
-            Side(sys.executable, "ours.py", name, args.folder, {**WORKER, **cores, **more})
-            for more in WAYS.values()
+        both = [
+            Side(
+                sys.executable,
+                "ours.py",
+                name,
+                args.folder,
+                {**WORKER, **cores, "OMP_WAIT_POLICY": way},
+            )
+            for way in ways
         ]
-        costs = turns(each, WORKLOADS[name], args)
-        made = {way: summary(WORKLOADS[name], cost) for way, cost in zip(WAYS, costs, strict=True)}
+        costs = turns(both, WORKLOADS[name], args)
+        made = {way: summary(WORKLOADS[name], cost) for way, cost in zip(ways, costs, strict=True)}
         found.append({"title": WORKLOADS[name].title, "threads": os.cpu_count(), **made})
         print(waiting_row(found[-1]), flush=True)
     return found

@@ -16,7 +16,7 @@ import pytest
 from grape.compiler.plan import PlannedStage, Ref
 from grape.runtime.artifacts import Completion, Rollouts
 from grape.runtime.errors import StageError
-from grape.runtime.process import Cancelled, environment, run_job
+from grape.runtime.process import Cancelled, run_job
 from grape.runtime.store import Store
 
 
@@ -92,12 +92,6 @@ def test_a_bad_row_is_named(tmp_path: Path) -> None:
             emit=lambda e: None,
         )
     assert not Store(tmp_path / "store").has("k1")
-
-
-def test_who_says_how_threads_wait_says_all_of_it() -> None:
-    own = environment({"OMP_NUM_THREADS": "3"})
-    assert own["OMP_WAIT_POLICY"] == "PASSIVE" and int(own["GOMP_SPINCOUNT"]) > 0
-    assert "GOMP_SPINCOUNT" not in environment({"OMP_WAIT_POLICY": "ACTIVE"})
 
 
 def test_stopping_leaves_nothing(tmp_path: Path) -> None:

@@ -214,24 +214,18 @@ def grown(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def waited(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Grape alone on all cores, its threads waiting idly or spinning, in turns."""
+    """Grape alone on all cores, its threads waiting idly or spinning; one process after the other,
+    since threads of one that waits would spin on beside the next."""
     print(f"\n{WAITING}", flush=True)
     found = []
     for name in WAITED:
         ways = ("PASSIVE", "ACTIVE")
         cores = {"OMP_NUM_THREADS": str(os.cpu_count())}
-        both = [
-            Side(
-                sys.executable,
-                "ours.py",
-                name,
-                args.folder,
-                {**WORKER, **cores, "OMP_WAIT_POLICY": way},
-            )
-            for way in ways
-        ]
-        costs = turns(both, WORKLOADS[name], args)
-        made = {way: summary(WORKLOADS[name], cost) for way, cost in zip(ways, costs, strict=True)}
+        made = {}
+        for way in ways:
+            more = {**WORKER, **cores, "OMP_WAIT_POLICY": way}
+            alone = Side(sys.executable, "ours.py", name, args.folder, more)
+            made[way] = summary(WORKLOADS[name], turns([alone], WORKLOADS[name], args)[0])
         found.append({"title": WORKLOADS[name].title, "threads": os.cpu_count(), **made})
         print(waiting_row(found[-1]), flush=True)
     return found

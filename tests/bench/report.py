@@ -252,6 +252,8 @@ TRIED = (
     "The layers written out, for their speed alone: a step takes about as long as with those of "
     "transformers. What they save is memory, and the forward pass of an on-policy step.",
     "oneDNN for the products of a training step: one or two per cent faster, and 100 MB more.",
+    "Threads that spin for a moment before they sleep (`GOMP_SPINCOUNT=10000`): a GRPO step on two "
+    "idle cores in 1.8 instead of 2.3 s, and in 6.8 instead of 3.2 s beside one other process.",
     "Activations of the small model, all kept: a step gets faster and takes half as much memory "
     "again. `keep_activations` says how much it may be.",
 )
